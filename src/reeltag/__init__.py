@@ -1,0 +1,1 @@
+"""reeltag: multi-label video tagging from RGB, optical flow and sound."""

@@ -1,0 +1,73 @@
+"""A small residual backbone for small pictures: total stride 8 and max-pooling, which small data learns motion from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reeltag.layers.pixel_norm import PixelNorm
+from reeltag.models import BACKBONES
+from reeltag.models.image2d import ImageBackbone
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut; the last norm starts at zero, so that the block starts as identity."""
+
+    def __init__(self, in_width: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_width, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        nn.init.zeros_(self.bn2.weight)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_width != width:
+            self.downsample = nn.Sequential(nn.Conv2d(in_width, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, width, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class MiniNet(nn.Module):
+    """A 5x5 stem of stride 2, a max-pool, and one basic block a width; only the second block has a stride.
+
+    Args:
+        widths: output width of each block.
+        in_channels: channels of a frame.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128), in_channels: int = 3) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, widths[0], 5, 2, 2, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, 1),
+        )
+        blocks, before = [], widths[0]
+        for index, width in enumerate(widths):
+            blocks.append(BasicBlock(before, width, stride=2 if index == 1 else 1))
+            before = width
+        self.blocks = nn.Sequential(*blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the map (N, D, H / 8, W / 8)."""
+        features: Tensor = self.blocks(self.stem(x))
+        return features
+
+    def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
+        """Return the spatial maximum (N, D)."""
+        return torch.amax(features, dim=(2, 3))
+
+
+@BACKBONES.register("mini")
+def mini(*, in_channels: int = 3, widths: tuple[int, ...] = (32, 64, 128)) -> ImageBackbone:
+    """Build the backbone of the demo recipes, for pictures of about 64 px."""
+    norm = PixelNorm((0.5,) * in_channels, (0.25,) * in_channels)
+    return ImageBackbone(MiniNet(tuple(widths), in_channels), widths[-1], norm)

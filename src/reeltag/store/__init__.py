@@ -1,0 +1,1 @@
+"""What others read and write: atomic files, run folders, checkpoints, bundles and score files."""
