@@ -53,6 +53,10 @@ class TooManyBadFiles(ReeltagError):
     """More unreadable media than the recipe's `max_bad` allows."""
 
 
+class Diverged(ReeltagError):
+    """Training whose loss is no longer a finite number."""
+
+
 class MediaError(ReeltagError):
     """A media file that cannot be read, with the reason as a code.
 

@@ -23,6 +23,11 @@ def close_name(name: str, allowed: list[str]) -> str:
     return f"Did you mean {close[0]!r}? " if close else ""
 
 
+def plural(kind: str) -> str:
+    """Return the word of `reeltag list` for a kind: losses, metrics."""
+    return f"{kind}es" if kind.endswith("s") else f"{kind}s"
+
+
 class Registry(Mapping[str, Builder[T]], Generic[T]):
     """Names of one kind of part; the modules of `package` are imported on first use and register themselves.
 
@@ -80,7 +85,7 @@ class Registry(Mapping[str, Builder[T]], Generic[T]):
                 key, builder = self.families[prefix]
                 return partial(builder, **{key: name[len(prefix) :]})
         hint = close_name(name, list(self._builders))
-        raise UnknownName(f"No {self.kind} is called {name!r}. {hint}`reeltag list {self.kind}s` shows all of them.")
+        raise UnknownName(f"No {self.kind} is called {name!r}. {hint}`reeltag list {plural(self.kind)}` shows all of them.")
 
     def __contains__(self, name: object) -> bool:
         try:

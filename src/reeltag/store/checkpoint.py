@@ -1,4 +1,4 @@
-"""Checkpoint folders: safetensors and JSON with their SHA-256, written aside and renamed, so that none is half there."""
+"""Checkpoint folders: safetensors and JSON with their SHA-256, written aside and renamed, so none is half there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reeltag.errors import StoreError
-from reeltag.store.atomic import sync_to_disk, sha256_of, write_json
+from reeltag.store.atomic import sha256_of, sync_to_disk, write_json
 
 CHECKSUMS = "checksums.json"
 

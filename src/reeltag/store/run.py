@@ -104,18 +104,30 @@ class RunFolder:
 
     def metric_lines(self) -> Iterator[dict[str, Any]]:
         """Yield the whole lines of metrics.jsonl; a line cut by a kill is passed over."""
-        if not self.metrics.exists():
-            return
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
+        yield from _lines(self.metrics)
 
-    def rewind(self, step: int) -> None:
-        """Drop the metric lines after `step`, which a resumed run writes again."""
-        lines = [line for line in self.metric_lines() if line.get("step", 0) <= step]
-        write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    def bad_file_lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the whole lines of bad_files.jsonl."""
+        yield from _lines(self.bad_files)
+
+    def rewind(self, step: int, bad_rows: list[int]) -> None:
+        """Drop the metric lines after `step` and the bad files not in `bad_rows`, which a resumed run writes again."""
+        kept = [line for line in _lines(self.metrics) if line.get("step", 0) <= step]
+        write_atomic(self.metrics, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        bad = [line for line in _lines(self.bad_files) if line.get("row") in bad_rows]
+        if self.bad_files.exists():
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in bad)
+            write_atomic(self.bad_files, text.encode())
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
 
 
 def new_run_path(recipe_name: str, root: Path = Path("runs")) -> Path:

@@ -1,0 +1,167 @@
+"""From a recipe to objects: the only file that knows every kind of part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reeltag.data.dataset import ClipDataset, label_swaps
+from reeltag.data.footage import Footage
+from reeltag.data.manifest import Manifest
+from reeltag.data.views import TestView, TrainingView
+from reeltag.data.vocab import vocabulary
+from reeltag.errors import ManifestError, RecipeError
+from reeltag.losses import LOSSES
+from reeltag.metrics import METRICS
+from reeltag.models import MODELS
+from reeltag.models.interface import VideoModel
+from reeltag.recipe import Recipe
+
+Loss = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects that a recipe names, ready for the trainer.
+
+    Attributes:
+        model: with a classifier for `label_names`.
+        loss: from (logits, targets, ignore=) to a scalar.
+        training: clips drawn by the recipe's training view.
+        test: the recipe's test views of the same footage.
+        train_rows: rows of the manifest to train on; `val_rows`: to validate on, possibly none.
+    """
+
+    recipe: Recipe
+    label_names: list[str]
+    model: VideoModel
+    loss: Loss
+    training: ClipDataset
+    test: ClipDataset
+    train_rows: list[int]
+    val_rows: list[int]
+
+
+def check(recipe: Recipe) -> None:
+    """Raise RecipeError or UnknownName when a part does not exist or does not take an option that the recipe gives."""
+    MODELS.check(recipe.model.name, recipe.model.options)
+    LOSSES.check(recipe.loss.name, recipe.loss.options)
+    _ = METRICS[recipe.train.best_by]
+    if "ignore" in recipe.loss.options or "weight" in recipe.loss.options:
+        raise RecipeError("loss.ignore and loss.weight are tensors that the data gives, not recipe settings")
+
+
+def create_model(
+    name: str, *, num_labels: int, num_frames: int | None = None, pretrained: str | bool | None = None, **options: Any
+) -> VideoModel:
+    """Build a registered model by name.
+
+    Args:
+        name: for example `tsm_resnet50`; `reeltag.list_models()` shows the names, `tsn_` and `tsm_` take any backbone.
+        num_labels: L.
+        num_frames: T, for the models whose layers depend on it; the others take any T.
+        pretrained: None for drawn weights, True for the backbone's published image weights, or the path of a run folder
+            or bundle whose weights are loaded (another number of labels replaces the classifier).
+        **options: the model's own; `MODELS.schema(name)` lists them.
+
+    Raises:
+        UnknownName: no such model or backbone.
+        RecipeError: an option that the model does not take.
+    """
+    schema = MODELS.schema(name)
+    MODELS.check(name, options)
+    if num_frames is not None and "num_frames" in schema:
+        options["num_frames"] = num_frames
+    if pretrained is True:
+        options["pretrained"] = True
+    try:
+        model = MODELS.build(name, num_labels=num_labels, **options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"model {name!r}: {error}") from error
+    if isinstance(pretrained, str):
+        from reeltag.hub.bundle import load_weights
+
+        load_weights(model, pretrained)
+    return model
+
+
+def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
+    """Build the recipe's model with weights drawn from `train.seed`."""
+    torch.manual_seed(recipe.train.seed)
+    model = recipe.model
+    return create_model(
+        model.name,
+        num_labels=num_labels,
+        num_frames=recipe.data.num_frames,
+        pretrained=model.pretrained,
+        **model.options,
+    )
+
+
+def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipDataset]:
+    """Return the training clips and the test views of one footage."""
+    names = list(footage.manifest.label_names)
+    try:
+        swaps = label_swaps(dict(recipe.data.swap_labels), names)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    training = ClipDataset(footage, TrainingView(recipe.data), seed=recipe.train.seed, swaps=swaps)
+    return training, ClipDataset(footage, TestView(recipe.data, recipe.test), seed=recipe.train.seed)
+
+
+def check_labels(recipe: Recipe, manifest: Manifest) -> None:
+    """Raise ManifestError when the recipe names a vocabulary and the manifest has other labels."""
+    if recipe.data.labels is None:
+        return
+    wanted, found = vocabulary(recipe.data.labels), list(manifest.label_names)
+    if wanted != found:
+        strange = [name for name in found if name not in set(wanted)][:3]
+        what = f"{', '.join(map(repr, strange))} not in it" if strange else "the order or the number differs"
+        raise ManifestError(
+            f"the recipe's vocabulary {recipe.data.labels!r} has {len(wanted)} labels, the manifest {len(found)}: "
+            f"{what}; import the data with --labels, or set data.labels=null"
+        )
+
+
+def build_parts(recipe: Recipe, footage: Footage, *, train_split: str = "train", val_split: str = "val") -> Parts:
+    """Build everything that training needs from a recipe and footage whose manifest has splits.
+
+    Raises:
+        RecipeError, UnknownName: see `check`.
+        ManifestError: no clip in the training split, or labels that are not the recipe's.
+    """
+    check(recipe)
+    manifest = footage.manifest
+    check_labels(recipe, manifest)
+    names = list(manifest.label_names)
+    train_rows, val_rows = rows_of(manifest, train_split), rows_of(manifest, val_split, needed=False)
+    model = build_model(recipe, len(names))
+    if recipe.train.bias_prior:
+        model.set_bias(log_prior(manifest, train_rows))
+    training, test = build_datasets(recipe, footage)
+    loss = LOSSES.bind(recipe.loss.name, **recipe.loss.options)
+    return Parts(recipe, names, model, loss, training, test, train_rows, val_rows)
+
+
+def rows_of(manifest: Manifest, split: str, *, needed: bool = True) -> list[int]:
+    """Return the rows of one split; with `needed`, ManifestError when it has none."""
+    splits = manifest.splits or ("",) * len(manifest)
+    rows = [row for row, name in enumerate(splits) if name == split]
+    if needed and not rows:
+        found = ", ".join(sorted(repr(name) for name in set(splits) if name)) or "none"
+        raise ManifestError(
+            f"the manifest has no clip in the split {split!r} (splits found: {found}); "
+            "`reeltag data split MANIFEST` makes train, val and test"
+        )
+    return rows
+
+
+def log_prior(manifest: Manifest, rows: list[int]) -> Tensor:
+    """Return (L,) log odds of each label among `rows`, with half a clip added to both sides so none is infinite."""
+    counts = torch.from_numpy(manifest.targets()[rows]).sum(0).double()
+    odds: Tensor = ((counts + 0.5) / (len(rows) - counts + 0.5)).log().float()
+    return odds

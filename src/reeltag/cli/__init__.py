@@ -1,0 +1,42 @@
+"""The command line: one file a verb, heavy imports only inside the verb that is called."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from reeltag.cli import bench, compare, data, demo, evaluate, listing, new, report, tag, train
+from reeltag.errors import ReeltagError
+
+app = typer.Typer(
+    name="reeltag",
+    help="Multi-label video tagging: from a folder of videos to a trained, evaluated and explained tagger.",
+    epilog="Start with: reeltag demo --quick",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.demo)
+app.command("new")(new.new)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("tag")(tag.tag)
+app.command("report")(report.report)
+app.command("list")(listing.list_names)
+app.command("bench")(bench.bench)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line on standard error and exit code 2."""
+    try:
+        app()
+    except ReeltagError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

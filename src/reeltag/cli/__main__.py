@@ -1,0 +1,5 @@
+"""Run as `python -m reeltag.cli`."""
+
+from reeltag.cli import main
+
+main()

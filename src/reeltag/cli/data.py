@@ -1,0 +1,152 @@
+"""`reeltag data`: from files to one manifest, split, checked and packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reeltag.cli.console import AsJson, Counter, log, print_json, print_table
+
+app = typer.Typer(help="Import, split, check and pack videos; make the demo data.", no_args_is_help=True)
+Manifest = Annotated[Path, typer.Argument(help="A manifest, parquet or csv.")]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A folder per label, a csv or jsonl, or an annotation file.")],
+    out: Annotated[Path, typer.Option(help="The manifest to write, .parquet or .csv.")] = Path("manifest.parquet"),
+    format_name: Annotated[str | None, typer.Option("--format", help="A name of `reeltag list formats`.")] = None,
+    labels: Annotated[str | None, typer.Option(help="A vocabulary by name or a file, one label a line.")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="The folder that paths start from; the source's by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn annotations of any listed format into one manifest, and say what was detected and why.
+
+    Example: reeltag data import train_list.txt --labels kinetics400 --out manifest.parquet
+    """
+    from reeltag.data.importers import import_manifest
+
+    manifest, detection = import_manifest(source, format_name, labels, videos)
+    manifest.write(out)
+    facts = {"format": detection.format, "why": detection.why, "clips": len(manifest),
+             "labels": len(manifest.label_names), "splits": manifest.split_counts, "manifest": str(out)}  # fmt: skip
+    if as_json:
+        print_json(facts)
+        return
+    log().print(f"read as {detection}", markup=False)
+    print(f"{out}: {len(manifest)} clips, {len(manifest.label_names)} labels")
+
+
+@app.command("split")
+def split(
+    manifest: Manifest,
+    val: Annotated[float, typer.Option(min=0, max=1, help="Share of the clips.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Share of the clips.")] = 0.1,
+    group: Annotated[str | None, typer.Option(help="A column whose equal values stay in one split.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="The manifest to write; the given one when not set.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Split by iterative stratification: every label keeps its share, and groups stay together.
+
+    Example: reeltag data split manifest.parquet --val 0.15 --test 0.15 --group source_video
+    """
+    from reeltag.data.manifest import Manifest as Table
+    from reeltag.data.split import split_manifest
+
+    done = split_manifest(Table.read(manifest), val=val, test=test, seed=seed, group=group)
+    done.write(out or manifest)
+    if as_json:
+        print_json({"manifest": str(out or manifest), "splits": done.split_counts})
+    else:
+        print_table(["split", "clips"], done.split_counts.items())
+
+
+@app.command("check")
+def check(
+    manifest: Manifest,
+    out: Annotated[Path | None, typer.Option(help="Write audit.json into this folder.")] = None,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="End with 1 above this share of unreadable files.")
+    ] = 0.3,
+    as_json: AsJson = False,
+) -> None:
+    """Look for unreadable files, duplicates, leaks between splits, and labels that cannot be learned.
+
+    Example: reeltag data check manifest.parquet --out audit/
+    """
+    from reeltag.data.audit import check_manifest
+    from reeltag.data.manifest import Manifest as Table
+    from reeltag.store.atomic import write_json
+
+    with Counter("checking") as progress:
+        audit = check_manifest(Table.read(manifest), progress=progress)
+    if out is not None:
+        write_json(out / "audit.json", audit.to_json())
+    if as_json:
+        print_json(audit.to_json())
+    else:
+        for line in audit.to_lines():
+            print(line)
+    if audit.bad_share > max_bad:
+        raise typer.Exit(1)
+
+
+@app.command("pack")
+def pack(
+    manifest: Manifest,
+    out: Annotated[Path, typer.Option(help="The folder of shards to write.")],
+    store: Annotated[str, typer.Option(help="raw (fastest, large) or jpeg (small).")] = "jpeg",
+    short_side_px: Annotated[int, typer.Option(min=8, max=2160, help="Short side of the stored frames.")] = 256,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Keep this many evenly spaced frames a video.")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 90,
+    workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Decode every video once into WebDataset shards that train and evaluate read in place of the files.
+
+    Example: reeltag data pack manifest.parquet --out packed --store raw --short-side-px 128 --max-frames 32
+    """
+    from reeltag.data.manifest import Manifest as Table
+    from reeltag.data.pack import pack as pack_manifest
+
+    with Counter("packing") as progress:
+        report = pack_manifest(
+            Table.read(manifest),
+            out,
+            store=store,
+            short_side_px=short_side_px,
+            max_frames=max_frames,
+            quality=quality,
+            workers=workers,
+            progress=progress,
+        )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print(report)
+
+
+@app.command("demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    clips: Annotated[int, typer.Option(min=60, help="How many clips, all splits together.")] = 2400,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Rendering processes.")] = 2,
+) -> None:
+    """Write MiniMoments: real mp4 files whose 30 labels have known causes, with a manifest.
+
+    Example: reeltag data demo --out minimoments --clips 2400
+    """
+    from reeltag.data.minimoments import write_minimoments
+
+    test = max(20, clips // 6)
+    with Counter("rendering") as progress:
+        path = write_minimoments(
+            out, num_train=clips - test, num_val=0, num_test=test, seed=seed, workers=workers, progress=progress
+        )
+    print(path)

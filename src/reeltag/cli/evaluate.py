@@ -1,0 +1,60 @@
+"""`reeltag evaluate`: every metric by name for a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reeltag.cli.console import AsJson, Device, Workers, bar, log, print_json, print_table
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run folder or a bundle.")],
+    manifest: Annotated[Path, typer.Option(help="The manifest, or a folder that `data pack` wrote.")],
+    split: Annotated[str, typer.Option(help="Which clips; `all` takes every one.")] = "val",
+    views: Annotated[
+        str | None, typer.Option(help="CLIPSxCROPS, for example 10x3; the recipe's when not given.")
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="Which weights of a run: last or best.")] = "last",
+    publish: Annotated[bool, typer.Option("--publish", help="Also write results/<recipe>.json.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Where scores and results go; the model's folder by default.")
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a split and print every metric by name; writes scores/<split>.parquet and results.json.
+
+    Example: reeltag evaluate runs/first --manifest packed/ --split test --views 3x1
+    """
+    from reeltag.data.footage import open_footage
+    from reeltag.data.splitting import with_splits
+    from reeltag.inference.evaluate import evaluate as evaluate_model
+    from reeltag.inference.evaluate import publish_results, summary, write_evaluation
+    from reeltag.inference.load import load_trained
+
+    loaded = load_trained(model, device=device, checkpoint=checkpoint)
+    footage, note = with_splits(open_footage(manifest)) if split != "all" else (open_footage(manifest), None)
+    if note:
+        log().print(note)
+    found = evaluate_model(loaded, footage, split=split, views=views, workers=workers, progress=bar("evaluating"))
+    folder = out or loaded.trained.path
+    path = write_evaluation(found, loaded, folder)
+    if publish:
+        log().print(f"published {publish_results(found, loaded)}")
+    if as_json:
+        print_json(summary(found, loaded))
+    else:
+        results = found.results
+        print_table(["metric", "value"], [(name, value) for name, value in results.values.items()])
+        print(
+            f"{results.num_videos} videos, {results.num_labels} labels; left out of means: "
+            f"{results.labels_without_positives} labels without positives, {results.videos_without_labels} videos "
+            f"without labels; {len(found.bad)} unreadable"
+        )
+        print(path)
+    if found.bad:
+        raise typer.Exit(1)

@@ -1,0 +1,51 @@
+"""`reeltag train`: a recipe and a manifest to a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reeltag.cli.console import AsJson, Device, Workers, log, print_json, print_table
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, or the name of a shipped one (`reeltag list recipes`).")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes of the form section.key=value.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="The manifest, or a folder that `data pack` wrote.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/<recipe>/<time> when not given.")] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint of --out.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Train this many runs, from train.seed on.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the recipe, its cost and its time; train nothing.")
+    ] = (False),
+    as_json: AsJson = False,
+) -> None:
+    """Train a recipe; the run folder holds checkpoints, metrics, results and a report.
+
+    Example: reeltag train demo/tsm_resnet18_112 --manifest packed/ --out runs/first train.epochs=20
+    """
+    from reeltag.engine.run_recipe import TrainCall, dry_run_recipe, train_recipe
+
+    console = log()
+    call = TrainCall(recipe, tuple(overrides or ()), manifest, out, device, workers, resume)
+    if dry_run:
+        facts = dry_run_recipe(call)
+        if as_json:
+            print_json(facts)
+        else:
+            print(facts.pop("recipe"))
+            print_table(["what", "value"], facts.items())
+        return
+    finished = [train_recipe(call, seed, console, many=seeds > 1) for seed in range(seeds)]
+    if as_json:
+        print_json(finished)
+        return
+    for run in finished:
+        print(run["run"])
+    console.print(f"next: reeltag evaluate {finished[0]['run']} --manifest {manifest or 'MANIFEST'}")

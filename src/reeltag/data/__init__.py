@@ -1,0 +1,1 @@
+"""Where data enters: manifests, importers, splits, audits, packed shards, data sets and loaders."""

@@ -1,0 +1,118 @@
+"""Clips and targets by (epoch, row), drawn from a generator that depends on nothing else; and the loader over them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from reeltag.data.example_order import Key, mix
+from reeltag.data.footage import Footage
+from reeltag.errors import MediaError
+
+Swaps = dict[str, Tensor]  # name of a flip -> (L,) column that each label takes its target from
+
+
+class View(Protocol):
+    """How frames are chosen and turned into the views of a video."""
+
+    def choose(self, num_frames: int, fps: float, generator: torch.Generator) -> Sequence[int]:
+        """Return the frame numbers of all views, in order."""
+        ...
+
+    def render(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, set[str]]:
+        """Return uint8 (V, T, C, H, W) and the names of the flips that were applied."""
+        ...
+
+
+class ClipDataset(Dataset[dict[str, Any]]):
+    """Views of videos with their targets; an unreadable video gives an item with `bad` in place of pixels.
+
+    Args:
+        footage: where frames come from.
+        view: which frames and how they are cropped.
+        seed: with (epoch, row) the only source of randomness.
+        swaps: for each flip the permutation of labels that it causes (a mirrored `left` is a `right`).
+    """
+
+    def __init__(self, footage: Footage, view: View, *, seed: int = 0, swaps: Swaps | None = None) -> None:
+        self.footage = footage
+        self.view = view
+        self.seed = seed
+        self.swaps = swaps or {}
+        self.targets = torch.from_numpy(footage.manifest.targets())
+        self.ignore = torch.from_numpy(footage.manifest.ignore_mask())
+
+    def __len__(self) -> int:
+        return len(self.footage.manifest)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        epoch, row = key
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch, row))
+        try:
+            frames = self.footage.clip(row, lambda n, fps: self.view.choose(n, fps, generator))
+        except MediaError as error:
+            manifest = self.footage.manifest
+            bad = {"row": row, "video_id": manifest.video_ids[row], "path": error.path}
+            return {"row": row, "bad": {**bad, "reason": error.reason, "message": error.detail}}
+        video, applied = self.view.render(frames, generator)
+        targets, ignore = self.targets[row], self.ignore[row]
+        for flip in sorted(applied & self.swaps.keys()):
+            targets, ignore = targets[self.swaps[flip]], ignore[self.swaps[flip]]
+        return {"row": row, "video": video, "targets": targets, "ignore": ignore}
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack the items that could be read; `bad` lists the others, so that a batch may hold fewer clips, or none."""
+    good = [item for item in items if "bad" not in item]
+    bad = [item["bad"] for item in items if "bad" in item]
+    rows = torch.tensor([item["row"] for item in good], dtype=torch.long)
+    if not good:
+        return {"rows": rows, "bad": bad}
+    stacked = {name: torch.stack([item[name] for item in good]) for name in ("video", "targets", "ignore")}
+    return {**stacked, "rows": rows, "bad": bad}
+
+
+def label_swaps(pairs: dict[str, list[tuple[str, str]]], label_names: list[str]) -> Swaps:
+    """Return the permutation of label columns for each flip from pairs of names that it exchanges.
+
+    Raises:
+        ValueError: a name is not a label, or stands in two pairs of one flip.
+    """
+    column = {name: index for index, name in enumerate(label_names)}
+    swaps = {}
+    for flip, exchanged in pairs.items():
+        order = torch.arange(len(label_names))
+        named = [name for pair in exchanged for name in pair]
+        if len(set(named)) != len(named):
+            raise ValueError(f"data.swap_labels.{flip}: a label stands in two pairs")
+        for name in named:
+            if name not in column:
+                raise ValueError(f"data.swap_labels.{flip}: {name!r} is no label of this manifest")
+        for first, second in exchanged:
+            order[column[first]], order[column[second]] = column[second], column[first]
+        swaps[flip] = order
+    return swaps
+
+
+def make_loader(dataset: ClipDataset, keys: Iterable[list[Key]], *, workers: int, seed: int = 0) -> DataLoader[Any]:
+    """Return a loader over batches of keys; its own generator keeps it from drawing on the global one."""
+    return DataLoader(
+        dataset,
+        batch_sampler=keys,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=False,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def in_order(rows: Iterable[int], batch_size: int) -> list[list[Key]]:
+    """Return batches of keys that visit rows once in their order, as evaluation does."""
+    keys = [(0, row) for row in rows]
+    return [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]

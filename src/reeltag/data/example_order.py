@@ -1,0 +1,71 @@
+"""The order in which training sees the videos: a function of (seed, epoch) alone, so any batch can be returned to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # (epoch, row of the manifest)
+
+
+class EpochOrder(Sampler[list[Key]]):
+    """Batches of one epoch, shuffled from (seed, epoch), from any batch on, for one of several processes.
+
+    The permutation does not depend on workers or on what was read before, so a resumed run continues in the middle of
+    an epoch with the batch that came next. The last, smaller batch is left out when `drop_last` is set and an epoch has
+    at least one whole batch.
+
+    Args:
+        rows: the rows of the manifest to visit.
+        batch_size: clips per batch and process.
+        seed: what the permutations are drawn from.
+        rank: this process, in 0..world-1; `world`: the number of processes.
+        drop_last: leave out a batch that is not whole.
+    """
+
+    def __init__(
+        self, rows: list[int], batch_size: int, *, seed: int, rank: int = 0, world: int = 1, drop_last: bool = True
+    ) -> None:
+        if not rows:
+            raise ValueError("there is no row to visit")
+        self.rows = torch.tensor(rows)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank, self.world = rank, world
+        whole = len(rows) // (batch_size * world)
+        self.num_batches = whole if drop_last and whole else math.ceil(len(rows) / (batch_size * world))
+        self.epoch = 0
+        self.start = 0
+
+    def __len__(self) -> int:
+        return self.num_batches - self.start
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """Make the next iteration yield the batches of `epoch` from number `start` on."""
+        if not 0 <= start <= self.num_batches:
+            raise ValueError(f"start must be in 0..{self.num_batches}, got {start}")
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
+        shuffled = self.rows[torch.randperm(len(self.rows), generator=generator)].tolist()
+        step = self.batch_size * self.world
+        for batch in range(self.start, self.num_batches):
+            first = batch * step + self.rank * self.batch_size
+            keys = [(self.epoch, row) for row in shuffled[first : min(first + self.batch_size, (batch + 1) * step)]]
+            if keys:
+                yield keys
+
+
+def mix(*numbers: int) -> int:
+    """Return one 63-bit seed from several non-negative numbers (splitmix64 steps; well spread and order-dependent)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1

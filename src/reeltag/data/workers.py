@@ -1,0 +1,72 @@
+"""Work on many files in a few processes: results in order, a bounded number in flight, a crash costs one file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_IN_FLIGHT_PER_WORKER = 3
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, crashed: Callable[[Item], Result]
+) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in order.
+
+    Args:
+        function: a function of a module, since it travels to other processes; it returns failures, it raises none.
+        workers: processes; 0 works in this one, where a crash of a decoder ends the program. A script that calls this
+            with workers needs `if __name__ == "__main__":`, since each process imports it.
+        crashed: the result of an item that ended its process (asked once it did so alone).
+    """
+    if workers <= 0:
+        yield from map(function, items)
+        return
+    left = iter(items)
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    pool = _pool(workers)
+    try:
+        while True:
+            while len(waiting) < workers * _IN_FLIGHT_PER_WORKER and (
+                batch := [item for item, _ in zip(left, (0,), strict=False)]
+            ):
+                waiting.append((batch[0], pool.submit(function, batch[0])))
+            if not waiting:
+                return
+            item, future = waiting.popleft()
+            try:
+                result = future.result()
+            except BrokenProcessPool:
+                pool.shutdown(wait=False, cancel_futures=True)
+                result = _alone(function, item, crashed)
+                pool = _pool(workers)
+                waiting = deque((other, pool.submit(function, other)) for other, _ in waiting)
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _alone(function: Callable[[Item], Result], item: Item, crashed: Callable[[Item], Result]) -> Result:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(function, item).result()
+        except BrokenProcessPool:
+            return crashed(item)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # spawn: a forked child would inherit the locks of torch's threads in whatever state they are.
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread)
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Training: optimiser, schedule and one readable loop."""

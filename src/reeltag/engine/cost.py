@@ -1,0 +1,86 @@
+"""What a recipe will cost: parameters, multiply-accumulates, memory and time, from a few real steps."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from reeltag.build import build_model, rows_of
+from reeltag.data.footage import Footage
+from reeltag.engine.monitor import format_s
+from reeltag.hardware import resolve_device, resolve_precision
+from reeltag.losses import LOSSES
+from reeltag.models.interface import VideoModel
+from reeltag.recipe import Recipe
+
+TIMED_STEPS = 3
+
+
+def macs_per_clip(model: VideoModel, clip: torch.Tensor) -> float:
+    """Return the multiply-accumulates of one forward pass of one clip (1, T, C, H, W): half of torch's FLOPs."""
+    was_training = model.training
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(clip)
+    model.train(was_training)
+    return counter.get_total_flops() / 2
+
+
+def predict_cost(recipe: Recipe, footage: Footage | None, *, device: str = "auto") -> dict[str, Any]:
+    """Time a few training steps on drawn pixels and return what a whole run will take.
+
+    Args:
+        recipe: the recipe.
+        footage: for the number of labels and clips; without it 10 labels are assumed and no time is predicted.
+        device: where to measure.
+    """
+    target = resolve_device(device)
+    num_labels = len(footage.manifest.label_names) if footage else 10
+    model = build_model(recipe, num_labels).to(target)
+    data, batch = recipe.data, recipe.train.batch_size
+    shape = (batch, data.num_frames, 3, data.crop_px, data.crop_px)
+    clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=target)
+    bf16 = resolve_precision(recipe.train.precision, device) == "bf16"
+    facts: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "gmacs_per_clip": round(macs_per_clip(model, clips[:1]) / 1e9, 3),
+        "precision": "bf16" if bf16 else "fp32",
+        "device": str(target),
+    }
+    step_s = _time_steps(recipe, model, clips, num_labels, bf16)
+    facts["seconds_per_step"] = round(step_s, 4)
+    facts["clips_per_s"] = round(batch / step_s, 2)
+    facts["peak_memory_mib"] = round(_peak_memory_mib(target))
+    if footage is not None:
+        clips_of_run = recipe.train.epochs * len(rows_of(footage.manifest, "train"))
+        facts["train_clips"] = len(rows_of(footage.manifest, "train"))
+        facts["predicted_time"] = f"{format_s(clips_of_run / batch * step_s)} of steps, without decoding and validation"
+    return facts
+
+
+def _time_steps(recipe: Recipe, model: VideoModel, clips: torch.Tensor, num_labels: int, bf16: bool) -> float:
+    loss = LOSSES.bind(recipe.loss.name, **recipe.loss.options)
+    targets = torch.zeros(len(clips), num_labels, device=clips.device)
+    times = []
+    for _ in range(1 + TIMED_STEPS):
+        started = time.perf_counter()
+        with torch.autocast(clips.device.type, dtype=torch.bfloat16, enabled=bf16):
+            logits = model(clips)
+        loss(logits.float(), targets).backward()
+        model.zero_grad(set_to_none=True)
+        if clips.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return sorted(times[1:])[TIMED_STEPS // 2]
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -1,0 +1,237 @@
+"""The training loop: batches in, steps out, checkpoints that a killed run continues from (home of accelerate)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from reeltag.build import Parts
+from reeltag.data.dataset import in_order, make_loader
+from reeltag.data.example_order import EpochOrder
+from reeltag.engine.monitor import Monitor
+from reeltag.engine.optim import build_optimizer, flatten_state, rate_factor, restore_state, set_rate
+from reeltag.engine.random_state import random_state, restore_random_state
+from reeltag.errors import Diverged, StoreError, TooManyBadFiles
+from reeltag.hardware import default_workers, resolve_precision
+from reeltag.metrics import LOWER_IS_BETTER
+from reeltag.metrics.evaluate import evaluate_scores
+from reeltag.models.scoring import score_videos
+from reeltag.store.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
+from reeltag.store.run import RunFolder
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it goes into a checkpoint's state.json."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_checkpoint: str | None = None
+    bad_rows: list[int] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains the parts of a recipe into a run folder.
+
+    Args:
+        parts: what `build_parts` returned.
+        run: the run folder.
+        device: a torch device, or `auto`.
+        workers: loader processes; None chooses by hardware and footage.
+        monitor: where progress is shown.
+    """
+
+    def __init__(
+        self, parts: Parts, run: RunFolder, *, device: str = "auto", workers: int | None = None, monitor: Monitor
+    ) -> None:
+        self.parts, self.run, self.monitor = parts, run, monitor
+        self.train = parts.recipe.train
+        precision = resolve_precision(self.train.precision, device)
+        self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device == "cpu")
+        self.device = self.accelerator.device
+        self.workers = default_workers(self.device, parts.training.footage.packed) if workers is None else workers
+        self.order = EpochOrder(
+            parts.train_rows,
+            self.train.batch_size,
+            seed=self.train.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        self.total_steps = max(1, math.ceil(self.train.epochs * self.order.num_batches))
+        model = parts.model.to(self.device)
+        self.model: nn.Module
+        self.optimizer: Optimizer
+        self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, self.train))
+        self.at = Progress()
+
+    def fit(self, *, resume: bool = False) -> Progress:
+        """Train to the end and return where the run stands; with `resume`, from the newest whole checkpoint on."""
+        if resume:
+            self.resume()
+        saved_at = time.monotonic()
+        with self.monitor.watch(self.total_steps, self.at.step):
+            while self.at.step < self.total_steps:
+                for batch, waited_s in self._batches():
+                    self._step(batch, waited_s)
+                    if self.at.step >= self.total_steps:
+                        break
+                    if time.monotonic() - saved_at >= self.train.checkpoint_every_s and self._mid_epoch():
+                        self.save()
+                        saved_at = time.monotonic()
+                self._end_of_epoch()
+                saved_at = time.monotonic()
+        return self.at
+
+    def _batches(self) -> Iterator[tuple[dict[str, Any], float]]:
+        """Yield the batches of this epoch from where the run stands, each with the seconds waited for it."""
+        self.order.set_position(self.at.epoch, self.at.batch)
+        asked = time.perf_counter()
+        for batch in make_loader(self.parts.training, self.order, workers=self.workers, seed=self.train.seed):
+            yield batch, time.perf_counter() - asked
+            asked = time.perf_counter()
+
+    def _step(self, batch: dict[str, Any], waited_s: float) -> None:
+        started = time.perf_counter()
+        self._note_bad_files(batch["bad"])
+        rate = self.train.lr * rate_factor((self.at.step + 1) / self.order.num_batches, self.train)
+        loss_value = math.nan
+        if len(batch["rows"]):
+            set_rate(self.optimizer, rate)
+            loss_value = self._update(batch)
+        self.at.step += 1
+        self.at.batch += 1
+        self.at.clips += len(batch["rows"]) * self.accelerator.num_processes
+        self.at.seconds += waited_s + time.perf_counter() - started
+        line = self.monitor.step(self.at.step, self.at.step / self.order.num_batches, loss_value, rate,
+                                 len(batch["rows"]) * self.accelerator.num_processes, waited_s)  # fmt: skip
+        if line and self.accelerator.is_main_process:
+            self.run.log(line)
+
+    def _update(self, batch: dict[str, Any]) -> float:
+        """One optimiser step; returns the loss."""
+        video = batch["video"].to(self.device, non_blocking=True).flatten(0, 1)  # (B, T, C, H, W): one view a clip
+        logits = self.model(video)
+        ignore = batch["ignore"].to(self.device) if bool(batch["ignore"].any()) else None
+        loss = self.parts.loss(logits.float(), batch["targets"].to(self.device), ignore=ignore)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the loss became {value} at step {self.at.step + 1}; lower train.lr, set train.clip_norm=5, "
+                f"or resume {self.run.path} with a smaller rate"
+            )
+        self.accelerator.backward(loss)
+        if self.train.clip_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return value
+
+    def _mid_epoch(self) -> bool:
+        return self.at.batch < self.order.num_batches
+
+    def _end_of_epoch(self) -> None:
+        """Validate when it is time, move to the next epoch and save."""
+        finished = self.at.step >= self.total_steps
+        if self.at.batch >= self.order.num_batches:
+            self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+        every = self.train.evaluate_every
+        due = finished or (every is not None and self.at.epoch % max(1, round(every)) == 0)
+        value = self.validate() if due and self.parts.val_rows else None
+        is_best = value is not None and self._is_better(value)
+        if is_best:
+            self.at.best, self.at.best_checkpoint = value, f"step_{self.at.step:08d}"
+        self.save()
+
+    def _is_better(self, value: float) -> bool:
+        if math.isnan(value) or self.at.best is None:
+            return not math.isnan(value)
+        lower = self.train.best_by in LOWER_IS_BETTER
+        return value < self.at.best if lower else value > self.at.best
+
+    def validate(self) -> float:
+        """Score the validation rows, log every metric and return the one that `best_by` names."""
+        rows = self.parts.val_rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        views = self.parts.test.view
+        keys = in_order(rows, max(1, self.train.batch_size // views.num_views))  # type: ignore[attr-defined]
+        loader = make_loader(self.parts.test, keys, workers=self.workers)
+        found = list(
+            score_videos(
+                self.model,
+                self.monitor.over(loader, "validating"),
+                average=self.parts.recipe.test.average,
+                device=self.device,
+            )
+        )
+        scored = [part for part in found if len(part.rows)]
+        if not scored:
+            raise TooManyBadFiles("no clip of the validation split could be read; run `reeltag data check MANIFEST`")
+        rows_seen = self.accelerator.gather_for_metrics(torch.cat([part.rows for part in scored]).to(self.device)).cpu()
+        scores = self.accelerator.gather_for_metrics(torch.cat([part.scores for part in scored]).to(self.device)).cpu()
+        test = self.parts.test
+        results = evaluate_scores(scores, test.targets[rows_seen], test.ignore[rows_seen])
+        values = {name: value for name, value in results.values.items() if not math.isnan(value)}
+        if self.accelerator.is_main_process:
+            self.run.log({"step": self.at.step, "epoch": self.at.step / self.order.num_batches, "val": values})
+            self.monitor.validated(self.at.step / self.order.num_batches, values)
+        return values.get(self.train.best_by, math.nan)
+
+    def _note_bad_files(self, bad: list[dict[str, Any]]) -> None:
+        """List each unreadable file once; stop when they are more than the recipe allows."""
+        for line in bad:
+            if line["row"] in self.at.bad_rows:
+                continue
+            self.at.bad_rows.append(line["row"])
+            self.run.log_bad_file(line)
+            self.monitor.note(f"skipped {line['path']}: {line['reason']}: {line['message']}")
+        allowed = math.floor(self.parts.recipe.data.max_bad * len(self.parts.train_rows))
+        if len(self.at.bad_rows) > allowed:
+            raise TooManyBadFiles(
+                f"{len(self.at.bad_rows)} of {len(self.parts.train_rows)} training files cannot be read, "
+                f"data.max_bad={self.parts.recipe.data.max_bad} allows {allowed}; mend or remove the files listed in "
+                f"{self.run.bad_files}, or raise data.max_bad"
+            )
+
+    def save(self) -> None:
+        """Write a checkpoint from which `resume` goes on exactly, and drop old ones."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors, rest = flatten_state(self.optimizer)
+        model = self.accelerator.unwrap_model(self.model)
+        path = save_checkpoint(
+            self.run.checkpoints,
+            self.at.step,
+            {"model": model.state_dict(), "optimizer": tensors, "rng": random_state()},
+            {**vars(self.at), "optimizer": rest, "recipe_hash": self.parts.recipe.hash,
+             "total_steps": self.total_steps, "label_names": self.parts.label_names},
+        )  # fmt: skip
+        best = self.run.checkpoints / self.at.best_checkpoint if self.at.best_checkpoint else path
+        prune_checkpoints(self.run.checkpoints, keep=3, also=best)
+
+    def resume(self) -> None:
+        """Put back the newest whole checkpoint; StoreError when there is none or it is of another recipe."""
+        path = latest_checkpoint(self.run.checkpoints)
+        if path is None:
+            self.run.rewind(0, [])
+            return  # killed before the first checkpoint: the run starts again from the same seed
+        tensors, state = load_checkpoint(path)
+        if state["recipe_hash"] != self.parts.recipe.hash:
+            raise StoreError(f"{path} was trained with another recipe; resume without overrides, or start a new --out")
+        if state["label_names"] != self.parts.label_names:
+            raise StoreError(f"{path} has {len(state['label_names'])} labels, not those of this manifest; give its own")
+        self.accelerator.unwrap_model(self.model).load_state_dict(tensors["model"])
+        restore_state(self.optimizer, tensors["optimizer"], state["optimizer"])
+        restore_random_state(tensors["rng"])
+        self.at = Progress(**{name: state[name] for name in vars(Progress())})
+        self.run.rewind(self.at.step, self.at.bad_rows)

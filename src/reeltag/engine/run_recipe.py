@@ -1,0 +1,130 @@
+"""From a call of `reeltag train` to a finished run folder: manifest, parts, training, and the honest last numbers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from reeltag.build import Parts, build_parts, check
+from reeltag.data.footage import Footage, open_footage
+from reeltag.data.splitting import with_splits
+from reeltag.engine.cost import predict_cost
+from reeltag.engine.loop import Trainer
+from reeltag.engine.monitor import Monitor, format_s
+from reeltag.errors import RecipeError, StoreError
+from reeltag.recipe import Recipe, load_recipe
+from reeltag.store.run import RunFolder, new_run_path
+
+
+@dataclass(frozen=True)
+class TrainCall:
+    """What a person asked `reeltag train` for; see its options."""
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    manifest: Path | None = None
+    out: Path | None = None
+    device: str = "auto"
+    workers: int | None = None
+    resume: bool = False
+
+
+def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: bool = False) -> dict[str, Any]:
+    """Train one run and return its folder, best and last values, and the time it took.
+
+    Args:
+        call: what was asked for.
+        seed: added to the recipe's own; with `many`, the run goes into `OUT/seed<seed>`.
+        console: where progress is shown; None shows nothing.
+        many: whether this is one of several seeds.
+
+    Raises:
+        ReeltagError: bad input, nothing to resume, too many unreadable files, a loss that is not finite.
+    """
+    started = time.monotonic()
+    recipe = load_recipe(call.recipe, call.overrides)
+    recipe = recipe.replace(**{"train.seed": recipe.train.seed + seed})
+    out = call.out or new_run_path(call.recipe)
+    out = out / f"seed{recipe.train.seed}" if many else out
+    if call.resume:
+        run, recipe, footage = _reopen(call, out)
+    else:
+        footage = _open(call.manifest, recipe, console)
+        check(recipe)
+        run = None
+    parts = build_parts(recipe, footage)
+    if run is None:
+        run = RunFolder.create(out, recipe, parts.label_names, _facts(call, footage))
+    _describe(parts, run, console)
+    monitor = Monitor(console, tensorboard=run.path / "tensorboard")
+    trainer = Trainer(parts, run, device=call.device, workers=call.workers, monitor=monitor)
+    at = trainer.fit(resume=call.resume)
+    taken_s = time.monotonic() - started
+    monitor.note(f"done: {at.step} steps in {format_s(taken_s)}; {run.path}")
+    last = next((line["val"] for line in reversed(list(run.metric_lines())) if "val" in line), {})
+    return {"run": str(run.path), "steps": at.step, "seconds": round(taken_s, 1), "best": at.best, "val": last}
+
+
+def _open(manifest: Path | None, recipe: Recipe, console: Console | None) -> Footage:
+    if manifest is None:
+        raise RecipeError("no --manifest given; give a manifest (`reeltag data import` makes one) or a packed folder")
+    footage, note = with_splits(open_footage(manifest))
+    if note and console is not None:
+        console.print(note, markup=False)
+    return footage
+
+
+def _reopen(call: TrainCall, out: Path) -> tuple[RunFolder, Recipe, Footage]:
+    if call.out is None:
+        raise StoreError("--resume needs --out, the run folder to go on with")
+    run = RunFolder.open(out)
+    recipe = run.recipe
+    asked = load_recipe(call.recipe, call.overrides).replace(**{"train.seed": recipe.train.seed})
+    if asked.hash != recipe.hash:
+        raise StoreError(
+            f"{out} was started with another recipe (its recipe.yaml); resume with the same one: "
+            f"reeltag train {out / 'recipe.yaml'} --out {out} --resume"
+        )
+    footage = _open(call.manifest or Path(run.facts["manifest"]), recipe, None)
+    if list(footage.manifest.label_names) != run.label_names:
+        raise StoreError(
+            f"{out} was trained on other labels than those of the manifest; give the manifest it began with"
+        )
+    if footage.manifest.hash != run.facts["manifest_hash"]:
+        raise StoreError(f"the manifest has changed since {out} began; start a new --out, or give the old manifest")
+    return run, recipe, footage
+
+
+def _facts(call: TrainCall, footage: Footage) -> dict[str, Any]:
+    return {
+        "manifest": str(Path(call.manifest).resolve()) if call.manifest else None,
+        "manifest_hash": footage.manifest.hash,
+        "packed": footage.packed,
+        "recipe_name": call.recipe,
+        "torch": torch.__version__,
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _describe(parts: Parts, run: RunFolder, console: Console | None) -> None:
+    if console is None:
+        return
+    parameters = sum(p.numel() for p in parts.model.parameters())
+    console.print(
+        f"{parts.recipe.model.name}: {parameters / 1e6:.2f} M parameters, {len(parts.label_names)} labels, "
+        f"{len(parts.train_rows)} clips to train on, {len(parts.val_rows)} to validate on; writing {run.path}",
+        markup=False,
+    )
+
+
+def dry_run_recipe(call: TrainCall) -> dict[str, Any]:
+    """Return the resolved recipe, parameters, GMACs, memory and the predicted time, without training."""
+    recipe = load_recipe(call.recipe, call.overrides)
+    check(recipe)
+    footage = _open(call.manifest, recipe, None) if call.manifest else None
+    return {"recipe": recipe.to_yaml(), **predict_cost(recipe, footage, device=call.device)}

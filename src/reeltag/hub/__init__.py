@@ -1,0 +1,1 @@
+"""Weights that travel: bundles, run folders as bundles, and published checkpoints."""

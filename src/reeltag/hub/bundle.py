@@ -1,0 +1,131 @@
+"""Bundles: a trained tagger as a folder of safetensors and JSON; a run folder is read the same way."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from reeltag.errors import StoreError
+from reeltag.models.interface import VideoModel
+from reeltag.recipe import Recipe
+from reeltag.store.atomic import sha256_of, write_atomic, write_json
+from reeltag.store.checkpoint import read_tensors, verify_checksums, write_checksums, write_tensors
+from reeltag.store.run import RunFolder
+
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a run folder or a bundle holds, before it is built.
+
+    Attributes:
+        path: the folder.
+        recipe: the resolved recipe.
+        label_names: L names, index order.
+        weights: the model's state dict.
+        thresholds: (L) scores from which a label counts as present.
+        weights_hash: SHA-256 of the safetensors file.
+        run: the run folder when it is one.
+    """
+
+    path: Path
+    recipe: Recipe
+    label_names: list[str]
+    weights: dict[str, Tensor]
+    thresholds: list[float]
+    weights_hash: str
+    run: RunFolder | None = None
+
+
+def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
+    """Read a run folder, or a bundle, after checking its digests.
+
+    Args:
+        path: the folder.
+        checkpoint: `last` or `best`, for a run folder.
+
+    Raises:
+        StoreError: nothing there, no whole checkpoint, or a file that changed since it was written.
+    """
+    folder = Path(path)
+    if (folder / "config.json").is_file():
+        return _read_bundle(folder)
+    if not folder.exists():
+        raise StoreError(f"{path} does not exist; give a run folder (`reeltag train` makes one) or a bundle")
+    run = RunFolder.open(folder)
+    weights = run.checkpoint(checkpoint)
+    verify_checksums(weights)
+    thresholds = _thresholds(folder, run.label_names)
+    file = weights / "model.safetensors"
+    return TrainedModel(folder, run.recipe, run.label_names, read_tensors(file), thresholds, sha256_of(file), run)
+
+
+def _read_bundle(folder: Path) -> TrainedModel:
+    verify_checksums(folder)
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    labels: list[str] = json.loads((folder / "labels.json").read_text())
+    file = folder / "model.safetensors"
+    recipe = Recipe.model_validate(config["recipe"])
+    return TrainedModel(folder, recipe, labels, read_tensors(file), _thresholds(folder, labels), sha256_of(file))
+
+
+def _thresholds(folder: Path, label_names: list[str]) -> list[float]:
+    path = folder / "thresholds.json"
+    if not path.is_file():
+        return [DEFAULT_THRESHOLD] * len(label_names)
+    values: dict[str, float] = json.loads(path.read_text())
+    return [float(values.get(name, DEFAULT_THRESHOLD)) for name in label_names]
+
+
+def write_bundle(trained: TrainedModel, out: Path) -> Path:
+    """Write a bundle folder: weights, config, labels, thresholds, a card and the digests."""
+    if (out / "config.json").exists():
+        raise StoreError(f"{out} already holds a bundle; choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_tensors(out / "model.safetensors", trained.weights)
+    write_json(out / "labels.json", trained.label_names)
+    write_json(out / "thresholds.json", dict(zip(trained.label_names, trained.thresholds, strict=True)))
+    write_json(out / "config.json", {"format": "reeltag bundle 1", "recipe": trained.recipe.model_dump(mode="json")})
+    write_atomic(out / "README.md", _card(trained).encode())
+    write_checksums(out)
+    return out
+
+
+def _card(trained: TrainedModel) -> str:
+    names = ", ".join(trained.label_names[:20]) + (" ..." if len(trained.label_names) > 20 else "")
+    return (
+        f"# {trained.recipe.model.name}, {len(trained.label_names)} labels\n\n"
+        f"A multi-label video tagger made with reeltag. Labels: {names}.\n\n"
+        "```python\nimport reeltag\ntagger = reeltag.Tagger.from_pretrained('.')\nprint(tagger('clip.mp4'))\n```\n\n"
+        f"Recipe:\n\n```yaml\n{trained.recipe.to_yaml()}```\n"
+    )
+
+
+def load_weights(model: VideoModel, path: str) -> list[str]:
+    """Load the weights of a run folder or bundle; a classifier of another size stays as drawn, and is named.
+
+    Returns:
+        The names of the tensors that were left as drawn.
+
+    Raises:
+        StoreError: other keys are missing, left over or of another shape.
+    """
+    weights = read_trained(path).weights
+    own = model.state_dict()
+    fresh = [name for name, tensor in weights.items() if name in own and own[name].shape != tensor.shape]
+    wrong = [name for name in fresh if not name.startswith("classifier")]
+    missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if wrong or missing or left_over:
+        raise StoreError(
+            f"{path} does not fit this model: missing {missing[:3]}, left over {left_over[:3]}, other shape {wrong[:3]}"
+        )
+    model.load_state_dict({**own, **{name: tensor for name, tensor in weights.items() if name not in fresh}})
+    if fresh:
+        warnings.warn(f"{path} has another number of labels: the classifier is drawn anew", stacklevel=2)
+    return fresh

@@ -1,0 +1,166 @@
+"""Evaluation: score a split of a manifest with the recipe's test views, and write scores and every metric by name."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reeltag.build import build_datasets, rows_of
+from reeltag.data.dataset import in_order, make_loader
+from reeltag.data.footage import Footage
+from reeltag.errors import ReeltagError, StoreError, TooManyBadFiles
+from reeltag.hardware import default_workers
+from reeltag.inference.load import Loaded
+from reeltag.metrics.evaluate import Results, evaluate_scores
+from reeltag.models.scoring import score_videos
+from reeltag.recipe import Recipe
+from reeltag.store.atomic import write_json
+from reeltag.store.scores import Scores
+
+CLIPS_IN_FLIGHT = 32
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        scores: probabilities of every readable video of the split.
+        results: metrics by name and the per-label table, on the average over views.
+        by_clip: metric values over single views (`@clip`); equal to `results.values` with one view.
+        bad: the files that could not be read.
+    """
+
+    scores: Scores
+    results: Results
+    by_clip: dict[str, float]
+    bad: list[dict[str, Any]]
+
+
+def with_views(recipe: Recipe, views: str | None) -> Recipe:
+    """Return the recipe with its test views replaced by `CLIPSxCROPS` (`1x1`, `10x3`); None keeps its own."""
+    if views is None:
+        return recipe
+    found = re.fullmatch(r"(\d+)x([13])", views)
+    if not found:
+        raise ReeltagError(f"--views {views!r} is not CLIPSxCROPS with 1 or 3 crops; for example 1x1 or 10x3")
+    return recipe.replace(**{"test.clips": int(found[1]), "test.crops": int(found[2])})
+
+
+def evaluate(
+    loaded: Loaded,
+    footage: Footage,
+    *,
+    split: str = "val",
+    views: str | None = None,
+    workers: int | None = None,
+    progress: Any = None,
+) -> Evaluation:
+    """Score a split and compute every metric.
+
+    Args:
+        loaded: the model.
+        footage: the manifest's files or packed shards; its labels must be the model's.
+        split: which clips; `all` takes every one.
+        views: `CLIPSxCROPS` in place of the recipe's.
+        workers: loader processes; None chooses.
+        progress: wraps the iterable of batches, for a progress bar.
+
+    Raises:
+        StoreError: the manifest has other labels than the model.
+        ManifestError: the split has no clip.
+        TooManyBadFiles: no clip could be read.
+    """
+    manifest, trained = footage.manifest, loaded.trained
+    if list(manifest.label_names) != trained.label_names:
+        raise StoreError(
+            f"{trained.path} knows {len(trained.label_names)} labels ({_few(trained.label_names)}), the manifest "
+            f"{len(manifest.label_names)} ({_few(list(manifest.label_names))}); evaluate with a manifest of its labels"
+        )
+    recipe = with_views(trained.recipe, views)
+    rows = list(range(len(manifest))) if split == "all" else rows_of(manifest, split)
+    dataset = build_datasets(recipe, footage)[1]
+    workers = default_workers(loaded.device, footage.packed) if workers is None else workers
+    num_views = recipe.test.clips * recipe.test.crops
+    batches: Any = make_loader(dataset, in_order(rows, max(1, CLIPS_IN_FLIGHT // num_views)), workers=workers)
+    if progress is not None:
+        batches = progress(batches)
+    found = list(
+        score_videos(loaded.model, batches, average=recipe.test.average, device=loaded.device, autocast=loaded.autocast)
+    )
+    bad = [line for part in found for line in part.bad]
+    whole = [part for part in found if len(part.rows)]
+    if not whole:
+        raise TooManyBadFiles(
+            f"none of the {len(rows)} clips of the split {split!r} could be read; `reeltag data check`"
+        )
+    seen = torch.cat([part.rows for part in whole])
+    values = torch.cat([part.scores for part in whole]).numpy()
+    per_view = torch.cat([part.views for part in whole]).numpy()
+    targets, ignore = dataset.targets[seen].numpy(), dataset.ignore[seen].numpy()
+    scores = Scores(
+        video_ids=[manifest.video_ids[row] for row in seen.tolist()],
+        values=values,
+        label_names=trained.label_names,
+        kind="probability",
+        targets=targets.astype(np.uint8),
+        ignore=ignore if ignore.any() else None,
+        split=split,
+        recipe_hash=trained.recipe.hash,
+        weights_hash=trained.weights_hash,
+        manifest_hash=manifest.hash,
+        views=per_view if per_view.shape[1] > 1 else None,
+        view_names=dataset.view.names if per_view.shape[1] > 1 else [],
+    )
+    results = evaluate_scores(values, targets, ignore, label_names=trained.label_names)
+    return Evaluation(scores, results, _by_clip(per_view, targets, ignore, results), bad)
+
+
+def _by_clip(per_view: Any, targets: Any, ignore: Any, results: Results) -> dict[str, float]:
+    num_views = per_view.shape[1]
+    if num_views == 1:
+        return results.values
+    flat = per_view.reshape(-1, per_view.shape[2])
+    repeated = np.repeat(targets, num_views, axis=0), np.repeat(ignore, num_views, axis=0)
+    return evaluate_scores(flat, *repeated).values
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def summary(evaluation: Evaluation, loaded: Loaded) -> dict[str, Any]:
+    """Return what results.json holds: metrics, per-label table, counts, digests and what could not be read."""
+    scores = evaluation.scores
+    named = {f"{name}@clip": value for name, value in evaluation.by_clip.items()}
+    return {
+        **evaluation.results.to_dict(),
+        "by_clip": {name: None if np.isnan(value) else value for name, value in named.items()},
+        "split": scores.split,
+        "recipe_hash": scores.recipe_hash,
+        "weights_hash": scores.weights_hash,
+        "manifest_hash": scores.manifest_hash,
+        "views": {"clips": loaded.trained.recipe.test.clips, "crops": loaded.trained.recipe.test.crops},
+        "bad_files": evaluation.bad,
+    }
+
+
+def write_evaluation(evaluation: Evaluation, loaded: Loaded, out: Path) -> Path:
+    """Write `scores/<split>.parquet` and `results.json` under `out` (the run folder or the bundle's side)."""
+    evaluation.scores.write(out / "scores" / f"{evaluation.scores.split}.parquet")
+    write_json(out / "results.json", summary(evaluation, loaded))
+    return out / "results.json"
+
+
+def publish_results(evaluation: Evaluation, loaded: Loaded, folder: Path = Path("results")) -> Path:
+    """Write `results/<recipe>.json` with what was measured, beside what the recipe's source reported."""
+    facts = loaded.trained.run.facts if loaded.trained.run else {}
+    name = str(facts.get("recipe_name") or loaded.trained.path.name).removesuffix(".yaml").replace("/", "__")
+    content = {"reported": loaded.trained.recipe.source.reported, **summary(evaluation, loaded)}
+    write_json(folder / f"{name}.json", content)
+    return folder / f"{name}.json"

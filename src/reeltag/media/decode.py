@@ -1,0 +1,253 @@
+"""Decoding of one picture track: wanted frames alone where that is exact, every frame from the start where not."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+
+import av
+import numpy as np
+from av.container.input import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+from reeltag.media.container import Deadline, complaints, heard, open_container, reason_of, single_thread
+from reeltag.media.gate import Admitted
+from reeltag.media.index import NO_PTS, PacketTable, demux
+from reeltag.media.limits import Limits
+
+_SEEKABLE = {"mov", "matroska"}  # a seek lands on a packet that the table can recognise
+_SEEK_PAYS_ROWS = 300
+
+
+def prepare(stream: av.VideoStream, limits: Limits) -> av.VideoStream:
+    """Set a stream up: one thread, the pixel limit inside the decoder, and rows that travel from packets to frames."""
+    single_thread(stream)
+    stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+    stream.codec_context.copy_opaque = True
+    return stream
+
+
+class TrackDecoder:
+    """Decodes rows of a packet table.
+
+    Args:
+        admitted: the file.
+        container: it, open; used up to the first need to start again.
+        stream: the picture track.
+        table: its packets.
+        limits: see `Limits`.
+    """
+
+    def __init__(
+        self,
+        admitted: Admitted,
+        container: InputContainer,
+        stream: av.VideoStream,
+        table: PacketTable,
+        limits: Limits,
+    ) -> None:
+        self._admitted, self._limits = admitted, limits
+        self._container, self._stream_index = container, stream.index
+        self._context = prepare(stream, limits).codec_context
+        self._table = table
+        self._clean_rows: list[int] = np.flatnonzero(table.clean).tolist()
+        self._droppable: list[bool] = table.droppable.tolist()
+        self._pts: list[int] = table.pts.tolist()
+        self._used = False
+        self._feed: Iterator[tuple[int, Packet]] | None = None
+        self._feed_row = 0
+        self._row_of: dict[tuple[int, int], int] | None = None
+
+    def close(self) -> None:
+        """Close the file's container."""
+        self._feed = None
+        self._container.close()
+
+    # ------------------------------------------------------------------ wanted rows alone
+
+    def sparse(self, rows: Sequence[int], take: Callable[[int, VideoFrame], None], deadline: Deadline) -> bool:
+        """Decode the pictures of `rows`, calling `take(row, frame)` for each, in any order.
+
+        Decoding starts at the last clean picture from which the wanted one can be reached, leaves out pictures that no
+        other refers to, and stops at the wanted one.
+
+        Returns:
+            Whether all came, without any error on the way. If not, what was taken must be thrown away.
+        """
+        left = set(rows)
+        row_at = {self._pts[row]: row for row in rows}
+
+        def deliver(frames: list[VideoFrame]) -> None:
+            for frame in frames:
+                row = frame.opaque if frame.opaque is not None else row_at.get(frame.pts if frame.pts is not None else NO_PTS)
+                if row in left and not frame.is_corrupt:
+                    left.discard(row)
+                    take(row, frame)
+
+        with heard() as messages:
+            try:
+                for start, stop in self._runs(sorted(left)):
+                    self._restart()
+                    for row, packet in self._packets(start, stop):
+                        deadline.check()
+                        unneeded = self._droppable[row] and row not in left
+                        if unneeded or self._pts[row] < self._pts[start] and start:
+                            continue  # the second: shown before the start, so it may refer to what was not decoded
+                        packet.opaque = row
+                        deliver(self._context.decode(packet))
+                    deliver(self._context.decode(None))
+            except (FFmpegError, OSError, MemoryError):
+                return False
+            return not left and not complaints(messages)
+
+    def _runs(self, rows: list[int]) -> list[tuple[int, int]]:
+        """Return half-open ranges of rows to feed, for wanted rows in ascending order."""
+        runs: list[tuple[int, int]] = []
+        for row in rows:
+            at = bisect_right(self._clean_rows, row) - 1
+            while at > 0 and self._pts[self._clean_rows[at]] > self._pts[row]:
+                at -= 1  # shown before that key picture: it may refer to pictures before it
+            start = self._clean_rows[at] if at > 0 else 0
+            if runs and start < runs[-1][1]:
+                runs[-1] = (runs[-1][0], row + 1)
+            else:
+                runs.append((start, row + 1))
+        return runs
+
+    def _restart(self) -> None:
+        if self._used:
+            self._context.flush_buffers()
+        if self._context.name == "h264":  # it may guess too low, and would then leave out pictures
+            self._context.reorder_depth = max(self._context.reorder_depth, self._table.reorder_depth)
+        self._used = True
+
+    # ------------------------------------------------------------------ packets by row
+
+    def _packets(self, start: int, stop: int) -> Iterator[tuple[int, Packet]]:
+        """Yield (row, packet) of [start, stop), from memory or from the file."""
+        if self._table.cached is not None:
+            yield from enumerate(self._table.cached[start:stop], start)
+            return
+        if self._feed is None or self._feed_row > start or start - self._feed_row > _SEEK_PAYS_ROWS:
+            self._feed = self._seek(start) or self._from_first()
+        for row, packet in self._feed:
+            self._feed_row = row + 1
+            if row >= start:
+                yield row, packet
+            if self._feed_row >= stop:
+                return
+
+    def _from_first(self) -> Iterator[tuple[int, Packet]]:
+        """Open the file again and number its packets."""
+        self._container.close()
+        self._container = open_container(self._admitted, self._limits)
+        return enumerate(self._demux())
+
+    def _demux(self) -> Iterator[Packet]:
+        # Time is kept by the caller, whose deadline is that of the current call.
+        forever = Deadline(self._admitted, Limits(timeout_s=1e9))
+        return demux(self._container, _stream_at(self._container, self._stream_index), forever)
+
+    def _seek(self, start: int) -> Iterator[tuple[int, Packet]] | None:
+        """Move to a packet at or before row `start` that the table recognises; None where that cannot be done."""
+        if not _SEEKABLE & set(self._container.format.name.split(",")) or self._table.dts[start] == NO_PTS:
+            return None
+        if self._row_of is None:
+            self._row_of = {key: row for row, key in enumerate(zip(self._pts, self._table.positions.tolist(), strict=True))}
+        try:
+            stream = _stream_at(self._container, self._stream_index)
+            self._container.seek(int(self._table.dts[start]), stream=stream)
+            packets = self._demux()
+            first = next(packets)
+        except (FFmpegError, StopIteration):
+            return None
+        row = self._row_of.get((first.pts if first.pts is not None else NO_PTS, first.pos if first.pos is not None else -1))
+        if row is None or row > start:
+            return None
+
+        def numbered() -> Iterator[tuple[int, Packet]]:
+            yield row, first
+            yield from enumerate(packets, row + 1)
+
+        return numbered()
+
+    # ------------------------------------------------------------------ everything from the start
+
+    def forward(self, visit: Callable[[int | None, VideoFrame, bool], bool], deadline: Deadline) -> None:
+        """Decode the whole track in order, calling `visit(row, frame, good)` per shown frame until it returns True.
+
+        A picture is not good when it or one before it back to the last key picture was damaged or missing, because it
+        refers to them; and when it is shown before the key picture that ends such a stretch.
+
+        Raises:
+            MediaError: nothing could be opened, or a frame beyond the pixel limit (too_large).
+        """
+        with open_container(self._admitted, self._limits) as container:
+            stream = prepare(_stream_at(container, self._stream_index), self._limits)
+            context = stream.codec_context
+            health = _Health(self._table)
+            with heard() as messages:
+                for row, packet in enumerate(_until_damage(demux(container, stream, deadline))):
+                    messages.clear()
+                    packet.opaque = row
+                    frames = self._decode(context, packet, messages)
+                    health.note(row, frames is None or bool(complaints(messages)))
+                    for frame in frames or ():
+                        if visit(frame.opaque, frame, health.is_good(frame)):
+                            return
+                for frame in self._decode(context, None, messages) or ():
+                    if visit(frame.opaque, frame, health.is_good(frame)):
+                        return
+
+    def _decode(
+        self, context: av.VideoCodecContext, packet: Packet | None, messages: list[tuple[int, str, str]]
+    ) -> list[VideoFrame] | None:
+        """Return the frames that come out, or None for a damaged packet."""
+        try:
+            return context.decode(packet)
+        except (FFmpegError, MemoryError) as error:
+            if (known := reason_of(self._admitted, error, messages)).reason in ("too_large", "unsupported"):
+                raise known from None
+            return None
+
+
+class _Health:
+    """Which rows are good while a track is decoded from its start."""
+
+    def __init__(self, table: PacketTable) -> None:
+        self._table = table
+        self._good: list[bool] = []
+        self._broken = bool(table.key.any()) and not table.key[0]
+        self._healed_pts = NO_PTS
+
+    def note(self, row: int, failed: bool) -> None:
+        """Take in that the packet of `row` was fed, and whether an error came with it."""
+        table = self._table
+        if row >= len(table):  # the file grew since the table was made
+            self._good.append(False)
+            return
+        if table.key[row] and self._broken:
+            self._broken = False
+            self._healed_pts = int(table.pts[row])
+        self._broken |= failed or bool(table.broken[row])
+        self._good.append(not self._broken and table.pts[row] >= self._healed_pts)
+
+    def is_good(self, frame: VideoFrame) -> bool:
+        """Tell whether a frame that came out can be trusted."""
+        row = frame.opaque
+        return not frame.is_corrupt and (row is None or self._good[row])
+
+
+def _until_damage(packets: Iterator[Packet]) -> Iterator[Packet]:
+    """Yield packets until the file can be read no further."""
+    try:
+        yield from packets
+    except (FFmpegError, OSError, MemoryError):
+        return
+
+
+def _stream_at(container: InputContainer, index: int) -> av.VideoStream:
+    """Return the picture track with an index among all streams."""
+    return next(stream for stream in container.streams.video if stream.index == index)

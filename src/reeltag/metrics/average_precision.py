@@ -1,0 +1,199 @@
+"""The four mean average precisions, from the ranks of the positives alone.
+
+Average precision is the sum over distinct thresholds of (recall gained) x (precision there), without interpolation;
+equal scores share one threshold. It equals (1/P) x the sum over the P positives of
+(positives that score at least as much) / (all that score at least as much), which needs one sort and one search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reeltag.metrics import METRICS
+from reeltag.metrics.pairs import BLOCK_PAIRS, Array, Pairs, pairs_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_GATHER_PAIRS = 1 << 18  # pairs compared at a time within rows
+
+
+@dataclass(frozen=True)
+class LabelRanks:
+    """Per label, over the videos whose truth is known; (L,) each, NaN where the label has no positive."""
+
+    average_precision: Array
+    best_f1: Array
+    best_threshold: Array
+    positives: Array
+    negatives: Array
+
+
+@dataclass(frozen=True)
+class VideoRanks:
+    """Per video, over the labels whose truth is known.
+
+    Attributes:
+        average_precision: (N,), NaN where the video has no label.
+        wrong_above: (N,), absent labels that score at least as much as the best present one; -1 without labels.
+        labels: (N,), present labels.
+        first: (L,), videos in which the label is present and outscores every absent label.
+    """
+
+    average_precision: Array
+    wrong_above: Array
+    labels: Array
+    first: Array
+
+
+def label_ranks(pairs: Pairs) -> LabelRanks:
+    """Rank the videos of every label: average precision and the best F1 with its threshold. One sort a label."""
+    precision, f1, threshold = (np.full(pairs.num_labels, np.nan) for _ in range(3))
+    positives, negatives = (np.zeros(pairs.num_labels, dtype=np.int64) for _ in range(2))
+    for label in range(pairs.num_labels):
+        scores, positive = pairs.column(label)
+        found = np.sort(scores[positive])
+        positives[label], negatives[label] = found.size, scores.size - found.size
+        if not found.size:
+            continue
+        scores.sort()
+        above = scores.size - np.searchsorted(scores, found)  # (P,) pairs at or above each positive
+        hits = found.size - np.searchsorted(found, found)  # (P,) positives among them
+        precision[label] = np.mean(hits / above)
+        f1_at = 2 * hits / (above + found.size)
+        best = found.size - 1 - int(np.argmax(f1_at[::-1]))  # the highest of equally good thresholds
+        f1[label], threshold[label] = f1_at[best], found[best]
+    return LabelRanks(precision, f1, threshold, positives, negatives)
+
+
+def video_ranks(pairs: Pairs) -> VideoRanks:
+    """Rank the labels of every video by comparing each present label with its row."""
+    precision = np.full(pairs.num_videos, np.nan)
+    wrong_above = np.full(pairs.num_videos, -1, dtype=np.int32)
+    labels = np.zeros(pairs.num_videos, dtype=np.int32)
+    first = np.zeros(pairs.num_labels, dtype=np.int64)
+    step = max(1, _GATHER_PAIRS // max(1, pairs.num_labels))
+    for rows, scores, positive, known in pairs.row_blocks():
+        at_row, at_label = np.nonzero(positive)
+        above, hits = (np.empty(at_row.size, dtype=np.int64) for _ in range(2))
+        packed = np.packbits(positive, axis=1)
+        for start in range(0, at_row.size, step):
+            part = slice(start, start + step)
+            row = at_row[part]
+            reach = scores[row] >= scores[row, at_label[part], None]  # (P, L)
+            bits = np.packbits(reach if known is None else reach & known[row], axis=1)
+            above[part] = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
+            hits[part] = np.bitwise_count(bits & packed[row]).sum(axis=1, dtype=np.int64)
+        count = np.bincount(at_row, minlength=len(scores))
+        labels[rows] = count
+        total = np.bincount(at_row, weights=hits / above, minlength=len(scores))
+        precision[rows] = np.divide(total, count, out=np.full(len(scores), np.nan), where=count > 0)
+        wrong = above - hits
+        first += np.bincount(at_label[wrong == 0], minlength=pairs.num_labels)
+        best = np.full(len(scores), np.iinfo(np.int32).max, dtype=np.int64)
+        np.minimum.at(best, at_row, wrong)
+        wrong_above[rows] = np.where(count > 0, best, -1)
+    return VideoRanks(precision, wrong_above, labels, first)
+
+
+def pooled_average_precision(blocks: Callable[[], Iterator[tuple[Array, Array]]], num_positives: int) -> float:
+    """Return the average precision of all pairs in one list; NaN without positives.
+
+    Args:
+        blocks: called twice; yields (n,) scores and (n,) bool truth.
+        num_positives: what recall is counted against; it may exceed the positives among the blocks.
+    """
+    if not num_positives:
+        return float("nan")
+    found = np.sort(np.concatenate([scores[positive] for scores, positive in blocks()]))
+    thresholds, start = np.unique(found, return_index=True)
+    above = np.zeros(thresholds.size, dtype=np.int64)
+    for scores, _ in blocks():
+        ordered = np.sort(scores)
+        above += ordered.size - np.searchsorted(ordered, thresholds)
+    gained = np.diff(start, append=found.size)
+    return float((gained * (found.size - start) / above).sum() / num_positives)
+
+
+def pooled_precision(pairs: Pairs) -> float:
+    """Return the average precision over all known pairs of all videos and labels."""
+    total = int(pairs.once(label_ranks).positives.sum())
+    max_pairs = max(BLOCK_PAIRS, 2 * total)  # so that searching the thresholds never outweighs sorting
+
+    def blocks() -> Iterator[tuple[Array, Array]]:
+        for _, scores, positive, known in pairs.row_blocks(max_pairs):
+            if known is None:
+                yield scores.ravel(), positive.ravel()
+            else:
+                yield scores[known], positive[known]
+
+    return pooled_average_precision(blocks, total)
+
+
+def mean_of_known(values: Array, weights: Array | None = None) -> float:
+    """Return the mean of the entries that are not NaN, NaN when there are none."""
+    known = ~np.isnan(values)
+    if not known.any():
+        return float("nan")
+    return float(np.average(values[known], weights=None if weights is None else weights[known]))
+
+
+@METRICS.register("map_macro")
+def map_macro(
+    scores: Pairs | Array | Tensor, targets: Array | Tensor, *, ignore: Array | Tensor | None = None
+) -> float:
+    """Mean over labels of the average precision over videos; labels without positives are left out.
+
+    scikit-learn's `macro` counts such labels as 0.
+
+    Args:
+        scores: (N, L), higher is more likely.
+        targets: (N, L), 0 or 1.
+        ignore: (N, L), true where the truth is unknown: the video is left out of that label.
+
+    Returns:
+        A number in (0, 1]; NaN when no label has a positive.
+
+    Raises:
+        ValueError: shapes differ, a score is NaN, or a target is neither 0 nor 1.
+    """
+    return mean_of_known(pairs_of(scores, targets, ignore).once(label_ranks).average_precision)
+
+
+@METRICS.register("map_weighted")
+def map_weighted(
+    scores: Pairs | Array | Tensor, targets: Array | Tensor, *, ignore: Array | Tensor | None = None
+) -> float:
+    """Mean over labels of the average precision over videos, each label weighted by its positives.
+
+    Arguments, result and errors as in `map_macro`.
+    """
+    ranks = pairs_of(scores, targets, ignore).once(label_ranks)
+    return mean_of_known(ranks.average_precision, ranks.positives)
+
+
+@METRICS.register("map_samples")
+def map_samples(
+    scores: Pairs | Array | Tensor, targets: Array | Tensor, *, ignore: Array | Tensor | None = None
+) -> float:
+    """Mean over videos of the average precision over labels; videos without labels are left out.
+
+    This is the mAP of Multi-Moments in Time ("sample level"; arXiv:2003.05837 reports it times 100). The code of that
+    entry counts a video without labels as 0. Arguments, result and errors as in `map_macro`.
+    """
+    return mean_of_known(pairs_of(scores, targets, ignore).once(video_ranks).average_precision)
+
+
+@METRICS.register("map_micro")
+def map_micro(
+    scores: Pairs | Array | Tensor, targets: Array | Tensor, *, ignore: Array | Tensor | None = None
+) -> float:
+    """Average precision of all pairs of a video and a label in one list; the same number as `gap`.
+
+    Arguments, result and errors as in `map_macro`.
+    """
+    return pairs_of(scores, targets, ignore).once(pooled_precision)

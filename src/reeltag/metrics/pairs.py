@@ -1,0 +1,131 @@
+"""What every metric reads: checked scores and targets, cut into columns and row blocks, with shared work kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array: TypeAlias = npt.NDArray[Any]
+T = TypeVar("T")
+
+BLOCK_PAIRS = 1 << 20  # pairs of a row block: 4 MiB of float32
+
+
+class Pairs:
+    """Scores and truth of N videos and L labels, checked once; a pair is one video with one label.
+
+    Metrics that need the same ranks share them through `once`. Nothing of size N x L is copied.
+
+    Attributes:
+        scores: (N, L), higher is more likely; logits or probabilities, infinities allowed.
+        targets: (N, L), 0 or 1.
+        ignore: (N, L) bool, True where the truth is unknown, or None.
+    """
+
+    def __init__(self, scores: Array, targets: Array, ignore: Array | None) -> None:
+        self.scores = scores
+        self.targets = targets
+        self.ignore = ignore
+        self._kept: dict[str, Any] = {}
+
+    @property
+    def num_videos(self) -> int:
+        """N."""
+        return int(self.scores.shape[0])
+
+    @property
+    def num_labels(self) -> int:
+        """L."""
+        return int(self.scores.shape[1])
+
+    def once(self, compute: Callable[[Pairs], T]) -> T:
+        """Return `compute(self)`, computed at the first call only."""
+        key = f"{compute.__module__}.{compute.__qualname__}"
+        if key not in self._kept:
+            self._kept[key] = compute(self)
+        kept: T = self._kept[key]
+        return kept
+
+    def column(self, label: int) -> tuple[Array, Array]:
+        """Return fresh (n,) scores and (n,) bool truth of one label over the videos whose truth is known."""
+        scores, positive = _sortable(self.scores[:, label]), self.targets[:, label] > 0
+        if self.ignore is not None:
+            known = ~self.ignore[:, label]
+            scores, positive = scores[known], positive[known]
+        return scores.copy() if np.shares_memory(scores, self.scores) else scores, positive
+
+    def row_blocks(self, max_pairs: int = BLOCK_PAIRS) -> Iterator[tuple[slice, Array, Array, Array | None]]:
+        """Yield (rows, scores, positive, known) of consecutive videos, at most `max_pairs` pairs at a time.
+
+        An ignored pair is not positive; `known` is None where every pair is known.
+        """
+        step = max(1, max_pairs // max(1, self.num_labels))
+        for start in range(0, self.num_videos, step):
+            rows = slice(start, min(start + step, self.num_videos))
+            scores, positive = _sortable(self.scores[rows]), self.targets[rows] > 0
+            known = None if self.ignore is None else ~self.ignore[rows]
+            yield rows, scores, positive if known is None else positive & known, known
+
+
+def pairs_of(scores: Pairs | Array | Tensor, targets: Array | Tensor, ignore: Array | Tensor | None = None) -> Pairs:
+    """Check the input of a metric and return it as `Pairs`.
+
+    Args:
+        scores: (N, L) real numbers, or a `Pairs`, which comes back as it is (so that several metrics share work).
+        targets: (N, L), 1 where the label is present and 0 where it is absent.
+        ignore: (N, L), true where the truth is unknown; such pairs are left out everywhere.
+
+    Raises:
+        ValueError: shapes differ, a score is NaN, or a target is neither 0 nor 1.
+    """
+    if isinstance(scores, Pairs):
+        return scores
+    values, truth = _as_array(scores), _as_array(targets)
+    if values.ndim != 2 or values.shape != truth.shape:
+        raise ValueError(f"scores and targets must both be (N, L), got {values.shape} and {truth.shape}")
+    mask = None if ignore is None else _as_array(ignore).astype(bool, copy=False)
+    if mask is not None and mask.shape != values.shape:
+        raise ValueError(f"ignore must have the shape of the scores {values.shape}, got {mask.shape}")
+    if mask is not None and not mask.any():
+        mask = None
+    if values.size and values.dtype.kind == "f" and np.isnan(values.min()):  # min carries a NaN and makes no copy
+        row, column = np.argwhere(np.isnan(values))[0]
+        raise ValueError(f"the score of video {row}, label {column} is NaN; scores must be numbers")
+    pairs = Pairs(values, truth, mask)
+    _check_targets(pairs)
+    return pairs
+
+
+def _check_targets(pairs: Pairs) -> None:
+    if pairs.targets.dtype.kind == "b":
+        return
+    for start in range(0, pairs.num_videos, step := max(1, BLOCK_PAIRS // max(1, pairs.num_labels))):
+        block = pairs.targets[start : start + step]
+        wrong = (block != 0) & (block != 1)
+        if pairs.ignore is not None:
+            wrong &= ~pairs.ignore[start : start + step]
+        if wrong.any():
+            raise ValueError(f"targets must be 0 or 1, got {block[wrong].flat[0]}")
+
+
+def _as_array(values: Array | Tensor) -> Array:
+    if isinstance(values, np.ndarray):
+        return values
+    if not hasattr(values, "detach"):
+        return np.asarray(values)
+    import torch  # already loaded: the value is a tensor
+
+    tensor = values.detach().cpu()
+    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+
+
+def _sortable(values: Array) -> Array:
+    if values.dtype in (np.float32, np.float64):
+        return values
+    return values.astype(np.float32 if values.dtype == np.float16 else np.float64)

@@ -1,0 +1,47 @@
+"""The order of examples: complete, shuffled, and the same from any batch on."""
+
+import pytest
+
+from reeltag.data.example_order import EpochOrder, mix
+
+
+def batches(order, epoch, start=0):
+    order.set_position(epoch, start)
+    return list(order)
+
+
+def test_an_epoch_visits_every_row_once_and_epochs_differ():
+    order = EpochOrder(list(range(100, 110)), 3, seed=5, drop_last=False)
+    first, second = batches(order, 0), batches(order, 1)
+    assert sorted(row for batch in first for _, row in batch) == list(range(100, 110))
+    assert [len(batch) for batch in first] == [3, 3, 3, 1]
+    assert [row for b in first for _, row in b] != [row for b in second for _, row in b]
+    assert {epoch for b in second for epoch, _ in b} == {1}
+
+
+def test_any_batch_can_be_returned_to():
+    order = EpochOrder(list(range(50)), 4, seed=1)
+    assert batches(order, 3, start=7) == batches(order, 3)[7:]
+    assert len(batches(order, 3)) == order.num_batches == 12
+    with pytest.raises(ValueError, match=r"start must be in 0..12"):
+        order.set_position(0, 13)
+
+
+def test_processes_share_an_epoch_without_overlap():
+    whole = batches(EpochOrder(list(range(24)), 4, seed=2), 0)
+    parts = [batches(EpochOrder(list(range(24)), 2, seed=2, rank=rank, world=2), 0) for rank in range(2)]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch():
+    order = EpochOrder([1, 2], 16, seed=0)
+    assert sorted(row for _, row in batches(order, 0)[0]) == [1, 2]
+    with pytest.raises(ValueError, match="no row"):
+        EpochOrder([], 2, seed=0)
+
+
+def test_mix_spreads():
+    seeds = {mix(seed, epoch, row) for seed in range(8) for epoch in range(8) for row in range(64)}
+    assert len(seeds) == 8 * 8 * 64
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert mix(1, 2) != mix(2, 1)
