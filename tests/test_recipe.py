@@ -25,7 +25,7 @@ def write(tmp_path):
     [
         ("model: {name: tsn_mini}\ntrain: {epoch: 2}", r"unknown key 'train.epoch'. Did you mean 'epochs'\?"),
         ("model: {name: tsn_mini}\ndata: {num_frames: 0}", r"data.num_frames: .*greater than or equal to 1, not 0"),
-        ("model: {name: tsn_mini}\ndata: {sampling: dence}", r"'segments', 'dense' or 'depth', not 'dence'"),
+        ("model: {name: tsn_mini}\ndata: {sampling: dence}", r"'segments', 'dense' or 'uniform', not 'dence'"),
         ("train: {epochs: 1}", "the key 'model' is missing"),
         ("- 1", "a recipe is a mapping"),
         ("a: &x [1]\nb: *x", "aliases"),

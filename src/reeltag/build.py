@@ -106,7 +106,7 @@ def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipD
     """Return the training clips and the test views of one footage."""
     names = list(footage.manifest.label_names)
     try:
-        swaps = label_swaps(dict(recipe.data.swap_labels), names)
+        swaps = label_swaps(recipe.data.swap_labels, names)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     training = ClipDataset(footage, TrainingView(recipe.data), seed=recipe.train.seed, swaps=swaps)

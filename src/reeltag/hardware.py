@@ -34,7 +34,7 @@ def resolve_precision(precision: Literal["auto", "bf16", "fp32"], device: str) -
 
 def cpu_multiplies_bf16() -> bool:
     """Return whether this CPU has bf16 matrix instructions (AVX512-BF16, AMX-BF16)."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.13 has none
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.13 has none
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

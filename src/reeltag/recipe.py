@@ -37,9 +37,8 @@ class DataSection(_Section):
 
     labels: str | None = None
     num_frames: Annotated[int, Field(ge=1, le=4096)] = 8
-    sampling: Literal["segments", "dense", "depth"] = "segments"
+    sampling: Literal["segments", "dense", "uniform"] = "segments"
     stride: Annotated[int, Field(ge=1)] = 1
-    min_frames: Annotated[int, Field(ge=1)] | None = None
     fps: Annotated[float, Field(gt=0)] | None = None
     short_side_px: Pixels = 256
     short_side_max_px: Pixels | None = None

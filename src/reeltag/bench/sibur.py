@@ -62,13 +62,13 @@ def sibur(
         train_and_evaluate(recipe, shards, folder / split, seed=seed, split="val", console=console)
         for seed in range(seeds)
     ]
-    result = {
+    result: dict[str, Any] = {
         "split": split if split == "authors" else f"{HELD_OUT} held out",
         "prepare_s": round(prepared_s, 1),
         "runs": [_measure(run, prepared_s) for run in runs],
     }
     for name in ("action_macro_f1", "map_macro", "minutes"):
-        values = [run[name] for run in result["runs"]]  # type: ignore[index]
+        values = [run[name] for run in result["runs"]]
         result[f"mean_{name}"] = round(float(np.mean(values)), 4)
     write_json(folder / f"{split}.json", result)
     console.print_json(data=result)

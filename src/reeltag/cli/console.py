@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -58,7 +58,7 @@ def bar(what: str) -> Callable[[Iterable[Item]], Iterator[Item]]:
     def over(items: Iterable[Item]) -> Iterator[Item]:
         from rich.progress import track
 
-        total = len(items) if hasattr(items, "__len__") else None
+        total = len(items) if isinstance(items, Sized) else None
         yield from track(items, description=what, total=total, console=log(), transient=True)
 
     return over

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,15 @@ import typer
 from reeltag.cli.console import AsJson, Counter, log, print_json, print_table
 
 app = typer.Typer(help="Import, split, check and pack videos; make the demo data.", no_args_is_help=True)
+
+
+class Store(StrEnum):
+    """How frames are stored in shards."""
+
+    jpeg = "jpeg"
+    raw = "raw"
+
+
 Manifest = Annotated[Path, typer.Argument(help="A manifest, parquet or csv.")]
 
 
@@ -100,7 +110,7 @@ def check(
 def pack(
     manifest: Manifest,
     out: Annotated[Path, typer.Option(help="The folder of shards to write.")],
-    store: Annotated[str, typer.Option(help="raw (fastest, large) or jpeg (small).")] = "jpeg",
+    store: Annotated[Store, typer.Option(help="raw (fastest, large) or jpeg (small).")] = Store.jpeg,
     short_side_px: Annotated[int, typer.Option(min=8, max=2160, help="Short side of the stored frames.")] = 256,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Keep this many evenly spaced frames a video.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 90,
@@ -111,6 +121,8 @@ def pack(
 
     Example: reeltag data pack manifest.parquet --out packed --store raw --short-side-px 128 --max-frames 32
     """
+    from dataclasses import asdict
+
     from reeltag.data.manifest import Manifest as Table
     from reeltag.data.pack import pack as pack_manifest
 
@@ -118,7 +130,7 @@ def pack(
         report = pack_manifest(
             Table.read(manifest),
             out,
-            store=store,
+            store="raw" if store is Store.raw else "jpeg",
             short_side_px=short_side_px,
             max_frames=max_frames,
             quality=quality,
@@ -126,7 +138,7 @@ def pack(
             progress=progress,
         )
     if as_json:
-        print_json(report.to_dict())
+        print_json({**asdict(report), "folder": str(report.folder)})
     else:
         print(report)
 

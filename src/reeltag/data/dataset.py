@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +17,17 @@ Swaps = dict[str, Tensor]  # name of a flip -> (L,) column that each label takes
 
 
 class View(Protocol):
-    """How frames are chosen and turned into the views of a video."""
+    """How frames are chosen and turned into the views of a video; `names` has one name a view."""
+
+    @property
+    def num_views(self) -> int:
+        """V."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """V names, such as `clip0_crop1`."""
+        ...
 
     def choose(self, num_frames: int, fps: float, generator: torch.Generator) -> Sequence[int]:
         """Return the frame numbers of all views, in order."""
@@ -76,7 +86,7 @@ def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     return {**stacked, "rows": rows, "bad": bad}
 
 
-def label_swaps(pairs: dict[str, list[tuple[str, str]]], label_names: list[str]) -> Swaps:
+def label_swaps(pairs: Mapping[Any, list[tuple[str, str]]], label_names: list[str]) -> Swaps:
     """Return the permutation of label columns for each flip from pairs of names that it exchanges.
 
     Raises:

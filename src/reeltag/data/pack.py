@@ -12,52 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-from torchvision.io import encode_jpeg
-
 from reeltag.data.manifest import Manifest
-from reeltag.data.shards import INDEX_COLUMNS, ShardWriter, join_jpegs, npy_header
+from reeltag.data.pack_clip import Clip, PackSettings, StoredClip, encode_clip
+from reeltag.data.shards import INDEX_COLUMNS, ShardWriter
 from reeltag.data.workers import map_in_order
-from reeltag.errors import MediaError, StoreError, TooManyBadFiles
+from reeltag.errors import StoreError, TooManyBadFiles
 from reeltag.store.atomic import sha256_of, write_atomic, write_json
 
-_CHUNK_BYTES = 256 << 20
 _STATE = "progress.jsonl"
-
-
-@dataclass(frozen=True)
-class PackSettings:
-    """How clips are stored; equal settings and an equal manifest give equal shards.
-
-    Attributes:
-        store: `raw` keeps pixels (fast, large), `jpeg` one JPEG a frame (about a tenth of the size).
-        short_side_px: the short side is shrunk to this, never enlarged; the long side keeps the shape.
-        max_frames: a clip with more frames keeps this many, evenly spaced; None keeps all.
-        fps: frames per second to keep, by the time stamps; None, or more than the video has, keeps all.
-        quality: of JPEG, 1 to 100.
-        audio_rate_hz: of the sound, stored as 16-bit samples of one channel; None leaves sound out.
-        shard_bytes: a shard is closed once it is this large.
-    """
-
-    store: Literal["jpeg", "raw"] = "jpeg"
-    short_side_px: int = 128
-    max_frames: int | None = None
-    fps: float | None = None
-    quality: int = 90
-    audio_rate_hz: int | None = 16000
-    shard_bytes: int = 256 << 20
-
-    def __post_init__(self) -> None:
-        if self.store not in ("jpeg", "raw"):
-            raise ValueError(f"store {self.store!r} is neither 'jpeg' nor 'raw'")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality must be in 1..100, got {self.quality}")
-        for name in ("short_side_px", "max_frames", "fps", "audio_rate_hz", "shard_bytes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -84,27 +46,6 @@ class PackReport:
     def bad_share(self) -> float:
         """Share of the clips that could not be read."""
         return len(self.bad) / (len(self.bad) + self.clips)
-
-
-@dataclass(frozen=True)
-class _Clip:
-    """What a worker is told: where a clip lies; NaN times are open ends."""
-
-    row: int
-    path: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """What a worker sends back: the members of a sample, or why there is none."""
-
-    row: int
-    frames: bytes = b""
-    audio: bytes = b""
-    info: dict[str, Any] | None = None
-    bad: dict[str, str] | None = None
 
 
 def pack(
@@ -208,7 +149,7 @@ def _write_shards(
     for stray in folder.glob(".shard-*.part"):
         stray.unlink()
     clips = (_clip(manifest, row) for row in range(first, total))
-    stored = map_in_order(partial(_encode, settings=settings), clips, workers=workers, crashed=_crashed)
+    stored = map_in_order(partial(encode_clip, settings=settings), clips, workers=workers, crashed=_crashed)
     shard: _OpenShard | None = None
     try:
         for result in stored:
@@ -245,7 +186,7 @@ class _OpenShard:
         self.rows: list[dict[str, Any]] = []
         self.bad: list[dict[str, Any]] = []
 
-    def add(self, manifest: Manifest, clip: _Stored, store: str) -> None:
+    def add(self, manifest: Manifest, clip: StoredClip, store: str) -> None:
         info = clip.info or {}
         row, key = clip.row, f"{clip.row:08d}"
         sample = {
@@ -311,109 +252,10 @@ def _write_index(
     (folder / _STATE).unlink()
 
 
-def _clip(manifest: Manifest, row: int) -> _Clip:
+def _clip(manifest: Manifest, row: int) -> Clip:
     start, end = (float("nan") if c is None else float(c[row]) for c in (manifest.start_s, manifest.end_s))
-    return _Clip(row, os.path.abspath(manifest.video_path(row)), start, end)
+    return Clip(row, os.path.abspath(manifest.video_path(row)), start, end)
 
 
-def _crashed(clip: _Clip) -> _Stored:
-    return _Stored(clip.row, bad={"reason": "crashed", "message": "decoding ended its process; replace the file"})
-
-
-def _encode(clip: _Clip, settings: PackSettings) -> _Stored:
-    """Decode, resize and encode one clip; a failure is a result, since it travels between processes."""
-    from reeltag.media import open_video
-
-    try:
-        with open_video(clip.path) as video:
-            start_s = 0.0 if np.isnan(clip.start_s) else clip.start_s
-            end_s = video.duration_s if np.isnan(clip.end_s) else min(clip.end_s, video.duration_s)
-            indices = choose_frames(video.times_s, start_s, end_s, settings.fps, settings.max_frames)
-            frames = torch.cat(
-                [
-                    shrink(video.frames_at(part), settings.short_side_px)
-                    for part in _parts(indices, video.width * video.height * 3)
-                ]
-            )  # (T, 3, H, W), channels last
-            sound = _sound(video, start_s, end_s, settings.audio_rate_hz)
-            times = video.times_s[indices] - start_s
-            width, height, count, rate, heard = video.width, video.height, video.num_frames, video.fps, video.has_audio
-            damaged = video.damaged
-    except MediaError as error:
-        return _Stored(clip.row, bad={"reason": error.reason, "message": error.detail})
-    packed_fps = rate if len(indices) == count else len(indices) / max(end_s - start_s, 1e-3)
-    facts = {
-        "width": width, "height": height, "num_frames": count, "fps": rate, "has_audio": heard, "damaged": damaged,
-        "times_s": [round(float(value), 6) for value in times], "duration_s": round(end_s - start_s, 6),
-    }  # fmt: skip
-    index = {
-        "packed_frames": len(indices), "packed_fps": packed_fps, "frame_height": frames.shape[2],
-        "frame_width": frames.shape[3], "audio_samples": 0 if sound is None else len(sound),
-    }  # fmt: skip
-    return _Stored(
-        clip.row,
-        frames=_raw(frames) if settings.store == "raw" else _jpegs(frames, settings.quality),
-        audio=b"" if sound is None else npy_header(sound.shape, sound.dtype) + sound.tobytes(),
-        info={"json": facts, "index": index},
-    )
-
-
-def choose_frames(
-    times_s: np.ndarray[Any, np.dtype[np.float64]],
-    start_s: float,
-    end_s: float,
-    fps: float | None,
-    max_frames: int | None,
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the numbers of the frames to keep of those shown in [start_s, end_s), at least one.
-
-    With `fps`, the frames on the screen at start_s + k / fps, each once; then, with `max_frames` = N < the number n of
-    frames left, those in the middle of N equal parts: floor((k + 0.5) * n / N).
-    """
-    tick_s = 1e-6
-    first = max(int(np.searchsorted(times_s, start_s + tick_s, side="right")) - 1, 0)
-    last = max(int(np.searchsorted(times_s, end_s - tick_s, side="left")), first + 1)
-    kept = np.arange(first, last)
-    if fps is not None:
-        wanted = start_s + np.arange(max(int(np.ceil((end_s - start_s) * fps - tick_s)), 1)) / fps
-        shown = np.searchsorted(times_s, wanted + tick_s, side="right") - 1
-        kept = np.unique(np.clip(shown, first, last - 1))
-    if max_frames is not None and len(kept) > max_frames:
-        kept = kept[((np.arange(max_frames) + 0.5) * len(kept) / max_frames).astype(np.int64)]
-    return kept
-
-
-def shrink(frames: Tensor, short_side_px: int) -> Tensor:
-    """Return uint8 (T, C, H, W) with the short side at `short_side_px` (antialiased bilinear), never enlarged."""
-    height, width = frames.shape[2:]
-    if min(height, width) <= short_side_px:
-        return frames
-    scale = short_side_px / min(height, width)
-    size = (round(height * scale), round(width * scale))
-    return torch.nn.functional.interpolate(frames, size=size, mode="bilinear", antialias=True)
-
-
-def _parts(indices: np.ndarray[Any, np.dtype[np.int64]], frame_bytes: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Return runs of frame numbers whose pixels fit 256 MiB, so that a long 4K video does not fill the memory."""
-    step = max(_CHUNK_BYTES // max(frame_bytes, 1), 8)
-    return [indices[first : first + step] for first in range(0, len(indices), step)]
-
-
-def _sound(video: Any, start_s: float, end_s: float, rate_hz: int | None) -> np.ndarray[Any, np.dtype[np.int16]] | None:
-    if rate_hz is None or not video.has_audio:
-        return None
-    try:
-        samples = video.audio(rate_hz=rate_hz)[round(start_s * rate_hz) : round(end_s * rate_hz)]
-    except MediaError:
-        return None  # the pictures are good; `has_audio` stays true in the sample and `audio` of the row is None
-    scaled = (samples.numpy() * 32767).round().clip(-32768, 32767)
-    return scaled.astype("<i2") if len(scaled) else None
-
-
-def _raw(frames: Tensor) -> bytes:
-    pixels = frames.permute(0, 2, 3, 1).contiguous().numpy()  # (T, H, W, 3)
-    return npy_header(pixels.shape, pixels.dtype) + pixels.tobytes()
-
-
-def _jpegs(frames: Tensor, quality: int) -> bytes:
-    return join_jpegs([encode_jpeg(frame.contiguous(), quality=quality).numpy().tobytes() for frame in frames])
+def _crashed(clip: Clip) -> StoredClip:
+    return StoredClip(clip.row, bad={"reason": "crashed", "message": "decoding ended its process; replace the file"})

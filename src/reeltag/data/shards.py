@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -18,8 +19,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from reeltag.data.manifest import Manifest
 from reeltag.errors import ManifestError, StoreError
@@ -204,13 +205,10 @@ class PackedVideos:
                 stored = _npy(view, (count, height, width, 3), np.dtype(np.uint8))
                 return torch.from_numpy(stored[list(indices)]).permute(0, 3, 1, 2)  # (T, 3, H, W)
             pictures = split_jpegs(view)
-            chosen = [torch.frombuffer(bytearray(pictures[index]), dtype=torch.uint8) for index in indices]
-            frames = torch.stack([decode_jpeg(data, mode=ImageReadMode.RGB) for data in chosen])  # (T, 3, H, W)
-        except (ValueError, RuntimeError, IndexError) as error:
+            frames = np.stack([_jpeg(pictures[index], width, height) for index in indices])
+        except (ValueError, RuntimeError, IndexError, OSError, SyntaxError) as error:
             raise self._damaged(row, str(error)) from error
-        if frames.shape[2:] != (height, width):
-            raise self._damaged(row, f"its frames are {tuple(frames.shape[2:])}, not {(height, width)}")
-        return frames
+        return torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W)
 
     def audio(self, row: int) -> Tensor | None:
         """Return the sound track as float32 (N,) in [-1, 1] at `settings["audio_rate_hz"]`, or None without one."""
@@ -288,6 +286,14 @@ class PackedVideos:
     def _damaged(self, row: int, words: str) -> StoreError:
         shard = self.folder / str(self._columns["shard"][row])
         return StoreError(f"{shard}: clip {self.manifest.video_ids[row]!r} is damaged ({words}); pack it again")
+
+
+def _jpeg(data: memoryview, width: int, height: int) -> NDArray[np.uint8]:
+    """Return (H, W, 3); ValueError when the file holds a picture of another size, before it is decoded."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+        if picture.size != (width, height) or picture.mode != "RGB":
+            raise ValueError(f"a picture of {picture.size} {picture.mode}, not {(width, height)} RGB")
+        return np.asarray(picture)
 
 
 def _npy(view: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

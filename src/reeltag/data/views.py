@@ -67,11 +67,11 @@ class TestView:
 
     def render(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, set[str]]:
         """Return uint8 (clips * crops, T, C, H, W)."""
-        resized = self.resize(frames, generator)
+        resized, _ = self.resize(frames)
         if isinstance(self.crops, ThreeCrops):
-            views = self.crops(resized)  # (3, clips * T, C, H, W)
+            views = torch.stack(self.crops(resized))  # (3, clips * T, C, H, W)
         else:
-            views = self.crops(resized, generator).unsqueeze(0)
+            views = self.crops(resized)[0].unsqueeze(0)  # (1, clips * T, C, H, W)
         split = views.unflatten(1, (self.test.clips, -1)).transpose(0, 1)  # (clips, crops, T, C, H, W)
         return split.flatten(0, 1), set()
 
@@ -98,7 +98,7 @@ def training_transforms(data: DataSection) -> list[Transform]:
     if data.channel_permutation:
         steps.append(ChannelPermutation(data.channel_permutation))
     if data.gain:
-        steps.append(GainOffset(data.gain))
+        steps.append(GainOffset((1 - data.gain, 1 + data.gain), (-127.5 * data.gain, 127.5 * data.gain)))
     return steps
 
 
@@ -106,11 +106,11 @@ def choose_frames(data: DataSection, num_frames: int, fps: float, generator: tor
     """Return the frames of one training clip by `data.sampling`, on the time grid of `data.fps` when it is given."""
     grid = time_grid(num_frames, fps, data.fps)
     if data.sampling == "segments":
-        chosen = sampling.segments(len(grid), data.num_frames, generator)
+        chosen = sampling.segments(len(grid), data.num_frames, generator=generator)
     elif data.sampling == "dense":
-        chosen = sampling.dense(len(grid), data.num_frames, data.stride, generator)
+        chosen = sampling.random_clip(len(grid), data.num_frames, data.stride, generator=generator)
     else:
-        chosen = sampling.uniform_depth(len(grid), data.min_frames or data.num_frames, data.num_frames)
+        chosen = sampling.uniform_depth(len(grid), min_depth=data.num_frames, max_depth=data.num_frames)
     return [grid[index] for index in chosen]
 
 
@@ -118,16 +118,26 @@ def even_clips(data: DataSection, clips: int, num_frames: int, fps: float) -> li
     """Return the frames of `clips` test clips, evenly spaced in time."""
     grid = time_grid(num_frames, fps, data.fps)
     if data.sampling == "segments":
-        chosen = sampling.even_segments(len(grid), data.num_frames, clips)
+        chosen = segment_clips(len(grid), data.num_frames, clips)
     elif data.sampling == "dense":
         chosen = sampling.even_clips(len(grid), data.num_frames, data.stride, clips)
     else:
-        chosen = [sampling.uniform_depth(len(grid), data.min_frames or data.num_frames, data.num_frames)] * clips
+        chosen = [sampling.uniform_depth(len(grid), min_depth=data.num_frames, max_depth=data.num_frames)] * clips
     return [[grid[index] for index in clip] for clip in chosen]
 
 
+def segment_clips(num_in_video: int, num_frames: int, num_clips: int) -> list[list[int]]:
+    """Return K test clips with one frame of each segment: clip c takes the frame at (c + 1/2) / K of every segment.
+
+    One clip takes the centres, int(tick / 2 + tick k), as TSN's published code does.
+    """
+    tick = num_in_video / num_frames
+    places = [(clip + 0.5) / num_clips for clip in range(num_clips)]
+    return [[min(num_in_video - 1, int(tick * (k + place))) for k in range(num_frames)] for place in places]
+
+
 def time_grid(num_frames: int, fps: float, wanted_fps: float | None) -> Sequence[int]:
-    """Return the frame numbers at `wanted_fps` frames a second; every frame when that is None or the rate is unknown."""
+    """Return the frame numbers at `wanted_fps` frames a second; every frame when that or the rate is unknown."""
     if not wanted_fps or not fps or wanted_fps == fps:
         return range(num_frames)
     count = max(1, round(num_frames * wanted_fps / fps))

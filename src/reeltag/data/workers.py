@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -34,10 +35,8 @@ def map_in_order(
     pool = _pool(workers)
     try:
         while True:
-            while len(waiting) < workers * _IN_FLIGHT_PER_WORKER and (
-                batch := [item for item, _ in zip(left, (0,), strict=False)]
-            ):
-                waiting.append((batch[0], pool.submit(function, batch[0])))
+            for item in islice(left, workers * _IN_FLIGHT_PER_WORKER - len(waiting)):
+                waiting.append((item, pool.submit(function, item)))
             if not waiting:
                 return
             item, future = waiting.popleft()

@@ -163,8 +163,7 @@ class Trainer:
     def validate(self) -> float:
         """Score the validation rows, log every metric and return the one that `best_by` names."""
         rows = self.parts.val_rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        views = self.parts.test.view
-        keys = in_order(rows, max(1, self.train.batch_size // views.num_views))  # type: ignore[attr-defined]
+        keys = in_order(rows, max(1, self.train.batch_size // self.parts.test.view.num_views))
         loader = make_loader(self.parts.test, keys, workers=self.workers)
         found = list(
             score_videos(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -131,7 +131,7 @@ class Monitor:
         if self._progress is None:
             yield from items
             return
-        total = len(items) if hasattr(items, "__len__") else None
+        total = len(items) if isinstance(items, Sized) else None
         task = self._progress.add_task("", total=total, epoch=0.0, state=what)
         for item in items:
             yield item

@@ -66,7 +66,7 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
     at = trainer.fit(resume=call.resume)
     taken_s = time.monotonic() - started
     monitor.note(f"done: {at.step} steps in {format_s(taken_s)}; {run.path}")
-    last = next((line["val"] for line in reversed(list(run.metric_lines())) if "val" in line), {})
+    last: dict[str, float] = next((line["val"] for line in reversed(list(run.metric_lines())) if "val" in line), {})
     return {"run": str(run.path), "steps": at.step, "seconds": round(taken_s, 1), "best": at.best, "val": last}
 
 

@@ -115,7 +115,7 @@ def evaluate(
         weights_hash=trained.weights_hash,
         manifest_hash=manifest.hash,
         views=per_view if per_view.shape[1] > 1 else None,
-        view_names=dataset.view.names if per_view.shape[1] > 1 else [],
+        view_names=list(dataset.view.names) if per_view.shape[1] > 1 else [],
     )
     results = evaluate_scores(values, targets, ignore, label_names=trained.label_names)
     return Evaluation(scores, results, _by_clip(per_view, targets, ignore, results), bad)

@@ -120,7 +120,9 @@ def _resample(line: NDArray[np.float32], source_hz: int, rate_hz: int) -> NDArra
     resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)
     pieces = []
     for at in range(0, len(line), 1 << 20):
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(line[None, at : at + (1 << 20)]), format="flt", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(line[None, at : at + (1 << 20)]), format="flt", layout="mono"
+        )
         frame.sample_rate = source_hz
         pieces += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
     pieces += [piece.to_ndarray()[0] for piece in resampler.resample(None)]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
+import av
 from av.packet import Packet
+
+VideoPacket: TypeAlias = "Packet[av.VideoStream]"
 
 # A key frame of these codecs needs nothing before it, and later frames in presentation order need nothing before it.
 _CLEAN_KEYS = {
@@ -17,7 +21,7 @@ _INTRA_ONLY = {
 
 
 def _units(data: memoryview, length_size: int) -> Iterator[memoryview]:
-    """Yield the units of an H.264 or HEVC packet: behind lengths (MP4, Matroska), or behind 00 00 01 (length_size 0)."""
+    """Yield the units of an H.264 or HEVC packet: behind lengths, or behind 00 00 01 where length_size is 0."""
     at = 0
     if length_size:
         while at + length_size < len(data):
@@ -57,11 +61,11 @@ class PacketReader:
         elif codec == "hevc" and len(header) > 21 and header[0] == 1:
             self._length_size = (header[21] & 3) + 1
 
-    def starts_clean(self, packet: Packet) -> bool:
+    def starts_clean(self, packet: VideoPacket) -> bool:
         """Tell whether decoding may start at this key packet with exact results for all frames shown after it.
 
-        H.264: an IDR picture. An I picture with a recovery point is not enough, because pictures after it may still refer
-        to pictures before it. HEVC: any random access picture. Unknown codecs: never.
+        H.264: an IDR picture. An I picture with a recovery point is not enough, because pictures after it may still
+        refer to pictures before it. HEVC: any random access picture. Unknown codecs: never.
         """
         if self.stands_alone:
             return True
@@ -76,7 +80,7 @@ class PacketReader:
                 return 16 <= (unit[0] >> 1) & 63 <= 21
         return False
 
-    def layer_and_use(self, packet: Packet) -> tuple[int, bool]:
+    def layer_and_use(self, packet: VideoPacket) -> tuple[int, bool]:
         """Return the temporal layer (0 for most) and whether pictures of that layer may refer to this one.
 
         A picture of the highest layer that is not referred to can be left out without changing any other. Where nothing
@@ -97,6 +101,6 @@ class PacketReader:
             return 0, not (0 <= at < len(raw) - 4 and raw[at + 4] >> 6 == 2)
         return 0, True
 
-    def is_shown(self, packet: Packet) -> bool:
-        """Tell whether the packet yields a picture to show; VP8 keeps hidden reference pictures in packets of their own."""
+    def is_shown(self, packet: VideoPacket) -> bool:
+        """Tell whether the packet yields a picture; VP8 keeps hidden reference pictures in packets of their own."""
         return self.codec != "vp8" or packet.size == 0 or bool(memoryview(packet)[0] >> 4 & 1)

@@ -70,7 +70,7 @@ def walk(read_at: ReadAt, size: int) -> BoxFacts:
                 return facts
             if depth == 0:
                 facts.cut |= not whole
-                facts.malformed |= last == end == size and kind in (b"free", b"skip") and read_at(first - 8, 4) == bytes(4)
+                facts.malformed |= last == size and kind in (b"free", b"skip") and not any(read_at(first - 8, 4))
                 facts.has_moov |= kind in (b"moov", b"moof")
                 facts.has_mdat |= kind == b"mdat"
             if kind in _CONTAINERS and depth < 6:

@@ -165,7 +165,7 @@ def audio_stream(container: InputContainer) -> av.AudioStream | None:
 def single_thread(stream: av.VideoStream | av.AudioStream) -> None:
     """Make the stream decode in the calling thread."""
     stream.codec_context.thread_count = 1
-    stream.codec_context.thread_type = "NONE"  # type: ignore[assignment]
+    stream.codec_context.thread_type = "NONE"
 
 
 def describe(container: InputContainer) -> MediaInfo:

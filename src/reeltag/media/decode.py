@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import av
 import numpy as np
 from av.container.input import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
 from av.video.frame import VideoFrame
 
+from reeltag.media.bitstream import VideoPacket
 from reeltag.media.container import Deadline, complaints, heard, open_container, reason_of, single_thread
 from reeltag.media.gate import Admitted
 from reeltag.media.index import NO_PTS, PacketTable, demux
@@ -27,6 +28,11 @@ def prepare(stream: av.VideoStream, limits: Limits) -> av.VideoStream:
     stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
     stream.codec_context.copy_opaque = True
     return stream
+
+
+def row_of(frame: VideoFrame) -> int | None:
+    """Return the row of the packet that a frame came from; None for decoders that do not pass it on."""
+    return cast("int | None", frame.opaque)
 
 
 class TrackDecoder:
@@ -56,7 +62,7 @@ class TrackDecoder:
         self._droppable: list[bool] = table.droppable.tolist()
         self._pts: list[int] = table.pts.tolist()
         self._used = False
-        self._feed: Iterator[tuple[int, Packet]] | None = None
+        self._feed: Iterator[tuple[int, VideoPacket]] | None = None
         self._feed_row = 0
         self._row_of: dict[tuple[int, int], int] | None = None
 
@@ -81,7 +87,9 @@ class TrackDecoder:
 
         def deliver(frames: list[VideoFrame]) -> None:
             for frame in frames:
-                row = frame.opaque if frame.opaque is not None else row_at.get(frame.pts if frame.pts is not None else NO_PTS)
+                row = row_of(frame)
+                if row is None and frame.pts is not None:
+                    row = row_at.get(frame.pts)
                 if row in left and not frame.is_corrupt:
                     left.discard(row)
                     take(row, frame)
@@ -93,7 +101,7 @@ class TrackDecoder:
                     for row, packet in self._packets(start, stop):
                         deadline.check()
                         unneeded = self._droppable[row] and row not in left
-                        if unneeded or self._pts[row] < self._pts[start] and start:
+                        if unneeded or (start and self._pts[row] < self._pts[start]):
                             continue  # the second: shown before the start, so it may refer to what was not decoded
                         packet.opaque = row
                         deliver(self._context.decode(packet))
@@ -125,7 +133,7 @@ class TrackDecoder:
 
     # ------------------------------------------------------------------ packets by row
 
-    def _packets(self, start: int, stop: int) -> Iterator[tuple[int, Packet]]:
+    def _packets(self, start: int, stop: int) -> Iterator[tuple[int, VideoPacket]]:
         """Yield (row, packet) of [start, stop), from memory or from the file."""
         if self._table.cached is not None:
             yield from enumerate(self._table.cached[start:stop], start)
@@ -139,23 +147,24 @@ class TrackDecoder:
             if self._feed_row >= stop:
                 return
 
-    def _from_first(self) -> Iterator[tuple[int, Packet]]:
+    def _from_first(self) -> Iterator[tuple[int, VideoPacket]]:
         """Open the file again and number its packets."""
         self._container.close()
         self._container = open_container(self._admitted, self._limits)
         return enumerate(self._demux())
 
-    def _demux(self) -> Iterator[Packet]:
+    def _demux(self) -> Iterator[VideoPacket]:
         # Time is kept by the caller, whose deadline is that of the current call.
         forever = Deadline(self._admitted, Limits(timeout_s=1e9))
         return demux(self._container, _stream_at(self._container, self._stream_index), forever)
 
-    def _seek(self, start: int) -> Iterator[tuple[int, Packet]] | None:
+    def _seek(self, start: int) -> Iterator[tuple[int, VideoPacket]] | None:
         """Move to a packet at or before row `start` that the table recognises; None where that cannot be done."""
         if not _SEEKABLE & set(self._container.format.name.split(",")) or self._table.dts[start] == NO_PTS:
             return None
         if self._row_of is None:
-            self._row_of = {key: row for row, key in enumerate(zip(self._pts, self._table.positions.tolist(), strict=True))}
+            keys = zip(self._pts, self._table.positions.tolist(), strict=True)
+            self._row_of = {key: row for row, key in enumerate(keys)}
         try:
             stream = _stream_at(self._container, self._stream_index)
             self._container.seek(int(self._table.dts[start]), stream=stream)
@@ -163,11 +172,12 @@ class TrackDecoder:
             first = next(packets)
         except (FFmpegError, StopIteration):
             return None
-        row = self._row_of.get((first.pts if first.pts is not None else NO_PTS, first.pos if first.pos is not None else -1))
+        pts, position = first.pts, first.pos
+        row = self._row_of.get((NO_PTS if pts is None else pts, -1 if position is None else position))
         if row is None or row > start:
             return None
 
-        def numbered() -> Iterator[tuple[int, Packet]]:
+        def numbered() -> Iterator[tuple[int, VideoPacket]]:
             yield row, first
             yield from enumerate(packets, row + 1)
 
@@ -195,14 +205,14 @@ class TrackDecoder:
                     frames = self._decode(context, packet, messages)
                     health.note(row, frames is None or bool(complaints(messages)))
                     for frame in frames or ():
-                        if visit(frame.opaque, frame, health.is_good(frame)):
+                        if visit(row_of(frame), frame, health.is_good(frame)):
                             return
                 for frame in self._decode(context, None, messages) or ():
-                    if visit(frame.opaque, frame, health.is_good(frame)):
+                    if visit(row_of(frame), frame, health.is_good(frame)):
                         return
 
     def _decode(
-        self, context: av.VideoCodecContext, packet: Packet | None, messages: list[tuple[int, str, str]]
+        self, context: av.VideoCodecContext, packet: VideoPacket | None, messages: list[tuple[int, str, str]]
     ) -> list[VideoFrame] | None:
         """Return the frames that come out, or None for a damaged packet."""
         try:
@@ -236,11 +246,11 @@ class _Health:
 
     def is_good(self, frame: VideoFrame) -> bool:
         """Tell whether a frame that came out can be trusted."""
-        row = frame.opaque
+        row = row_of(frame)
         return not frame.is_corrupt and (row is None or self._good[row])
 
 
-def _until_damage(packets: Iterator[Packet]) -> Iterator[Packet]:
+def _until_damage(packets: Iterator[VideoPacket]) -> Iterator[VideoPacket]:
     """Yield packets until the file can be read no further."""
     try:
         yield from packets

@@ -109,7 +109,8 @@ def _open_file(path: str, limits: Limits) -> tuple[int, int]:
         if status.st_size == 0:
             raise MediaError("empty", path, "it has 0 bytes; copy or download it again")
         if status.st_size > limits.max_bytes:
-            raise MediaError("too_large", path, f"{status.st_size} bytes, at most {limits.max_bytes} (Limits.max_bytes)")
+            allowed = f"at most {limits.max_bytes} (Limits.max_bytes)"
+            raise MediaError("too_large", path, f"{status.st_size} bytes, {allowed}")
         return status.st_size
 
     try:
@@ -172,7 +173,7 @@ def _inspect(admitted: Admitted) -> None:
     facts = admitted.boxes = walk(admitted.read_at, admitted.size)
     admitted.cut = facts.cut
     if facts.refers_elsewhere:
-        raise admitted.error("unsafe_reference", "a track's data lies in another file; only self-contained files are read")
+        raise admitted.error("unsafe_reference", "a track's data lies in another file; merge it in")
     if "video" in facts.encrypted:
         raise admitted.error("encrypted", "the video track is encrypted; give a file without protection")
     if not facts.has_moov:

@@ -9,17 +9,16 @@ import av
 import numpy as np
 from av.container.input import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
 from numpy.typing import NDArray
 
-from reeltag.media.bitstream import PacketReader
+from reeltag.media.bitstream import PacketReader, VideoPacket
 from reeltag.media.container import Deadline, complaints, heard, reason_of
 from reeltag.media.gate import Admitted
 from reeltag.media.limits import Limits
 
 NO_PTS = -(1 << 63)
 
-# Formats whose packets are whole pictures with a presentation time each. AVI has no such times, which does no harm where
+# Formats whose packets are whole pictures with a presentation time each. AVI has no such times, which is harmless where
 # the codec shows pictures in the order of the file. In the others (MPEG-TS, MPEG-PS, Ogg, ASF, raw streams) packets and
 # times come from a parser and are not always one to a picture: there the shown pictures are counted by decoding once.
 _EXACT_FORMATS = {"mov", "matroska", "flv", "gif", "apng", "yuv4mpegpipe", "ivf"}
@@ -61,7 +60,7 @@ class PacketTable:
     broken: NDArray[np.bool_]
     damaged: bool
     from_start: bool
-    cached: list[Packet] | None
+    cached: list[VideoPacket] | None
     exact: bool = False
     reorder_depth: int = 0
     order: list[int] = field(default_factory=list)
@@ -70,7 +69,7 @@ class PacketTable:
         return len(self.pts)
 
 
-def demux(container: InputContainer, stream: av.VideoStream, deadline: Deadline) -> Iterator[Packet]:
+def demux(container: InputContainer, stream: av.VideoStream, deadline: Deadline) -> Iterator[VideoPacket]:
     """Yield the packets of one stream until the file ends; other streams are skipped unread where the format can."""
     for other in container.streams:
         if other.index != stream.index:
@@ -82,38 +81,48 @@ def demux(container: InputContainer, stream: av.VideoStream, deadline: Deadline)
         yield packet
 
 
+_Row = tuple[int, int, int, int, bool, bool, int, bool, bool, bool]
+
+
+def _row(packet: VideoPacket, reader: PacketReader) -> _Row:
+    """Return pts, dts, duration, position, key, clean, layer, used, shown and broken of a packet."""
+    time = packet.pts if packet.pts is not None else packet.dts
+    layer, used = reader.layer_and_use(packet)
+    return (
+        NO_PTS if time is None else time,
+        NO_PTS if packet.dts is None else packet.dts,
+        packet.duration or 0,
+        -1 if packet.pos is None else packet.pos,
+        packet.is_keyframe,
+        reader.starts_clean(packet),
+        layer,
+        used,
+        not packet.is_discard and reader.is_shown(packet),
+        packet.is_corrupt,
+    )
+
+
 def read_table(
     admitted: Admitted, container: InputContainer, stream: av.VideoStream, limits: Limits, deadline: Deadline
 ) -> PacketTable:
     """Read all packets of a stream and return their table.
 
     Raises:
-        MediaError: encrypted, timeout, unsafe_reference, or too_long by the presentation times.
+        MediaError: encrypted, timeout, unsafe_reference, too_long by the presentation times, or corrupt where the codec
+            does not notice damage.
     """
     reader = PacketReader(stream.codec_context.name, stream.codec_context.extradata)
-    rows: list[tuple[int, int, int, int, bool, bool, int, bool, bool, bool]] = []
-    cached: list[Packet] | None = []
+    rows: list[_Row] = []
+    cached: list[VideoPacket] | None = []
     total, new_header, failed, empty = 0, False, False, False
     with heard() as messages:
         try:
             for packet in demux(container, stream, deadline):
-                if packet.has_sidedata("encryption_info"):
-                    raise admitted.error("encrypted", "the packets are encrypted; give a file without protection")
-                time = packet.pts if packet.pts is not None else packet.dts
-                layer, referred = reader.layer_and_use(packet)
-                rows.append((
-                    NO_PTS if time is None else time,
-                    NO_PTS if packet.dts is None else packet.dts,
-                    packet.duration or 0,
-                    -1 if packet.pos is None else packet.pos,
-                    packet.is_keyframe,
-                    reader.starts_clean(packet),
-                    layer,
-                    referred,
-                    not packet.is_discard and reader.is_shown(packet),
-                    packet.is_corrupt,
-                ))  # fmt: skip
-                new_header |= len(rows) > 1 and packet.has_sidedata("new_extradata")
+                if packet.is_keyframe:
+                    if packet.has_sidedata("encryption_info"):
+                        raise admitted.error("encrypted", "the packets are encrypted; give a file without protection")
+                    new_header |= bool(rows) and packet.has_sidedata("new_extradata")
+                rows.append(_row(packet, reader))
                 empty |= packet.size == 0  # AVI's sign for "show the last picture again"
                 total += packet.size
                 if cached is not None:
@@ -123,31 +132,37 @@ def read_table(
             if isinstance(error, PermissionError):
                 raise reason_of(admitted, error, messages) from None
             failed = True  # what was read before the damage is kept
-    pts, dts, durations, positions, key, clean, layers, used, shown, broken = (
-        np.array(column) for column in (zip(*rows, strict=True) if rows else [()] * 10)
-    )
-    table = PacketTable(
-        pts=pts.astype(np.int64),
-        dts=dts.astype(np.int64),
-        durations=durations.astype(np.int64),
-        positions=positions.astype(np.int64),
-        key=key.astype(bool),
-        clean=clean.astype(bool),
-        droppable=~used.astype(bool) & (layers == max(layers, default=0)),
-        shown=shown.astype(bool),
-        broken=broken.astype(bool),
-        damaged=failed or admitted.cut or bool(complaints(messages)),
-        from_start=reader.carries_over,
-        cached=cached,
-    )
-    ends_early = all("ended prematurely" in text for text in complaints(messages))
-    if reader.codec in _SILENT_CODECS and not ends_early:
-        raise admitted.error("corrupt", f"{complaints(messages)[0]}; {reader.codec} does not notice damaged pictures")
+    damage = complaints(messages)
+    if reader.codec in _SILENT_CODECS and any("ended prematurely" not in text for text in damage):
+        raise admitted.error("corrupt", f"{damage[0]}; {reader.codec} does not notice damaged pictures")
+    table = _table(rows, failed or admitted.cut or bool(damage), reader.carries_over, cached)
     if new_header:  # a header that changes on the way is only met when decoding runs through it
         table.clean[1:] = False
     _judge(table, admitted, container, stream, limits)
     table.exact &= not empty and not table.from_start
     return table
+
+
+def _table(rows: list[_Row], damaged: bool, from_start: bool, cached: list[VideoPacket] | None) -> PacketTable:
+    columns = zip(*rows, strict=True) if rows else [()] * 10
+    types = (np.int64, np.int64, np.int64, np.int64, bool, bool, np.int64, bool, bool, bool)
+    pts, dts, durations, positions, key, clean, layers, used, shown, broken = (
+        np.array(column, dtype=kind) for column, kind in zip(columns, types, strict=True)
+    )
+    return PacketTable(
+        pts=pts,
+        dts=dts,
+        durations=durations,
+        positions=positions,
+        key=key,
+        clean=clean,
+        droppable=~used & (layers == layers.max(initial=0)),
+        shown=shown,
+        broken=broken,
+        damaged=damaged,
+        from_start=from_start,
+        cached=cached,
+    )
 
 
 def _judge(

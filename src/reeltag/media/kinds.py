@@ -88,7 +88,7 @@ def _riff(head: bytes, size: int) -> Kind:
         return _refuse("unsupported", f"RIFF files of the form {form!r} are not read; allowed: AVI, WAVE")
     if re.search(rb"strh....txts", head, re.DOTALL):
         # Such a stream is handed to a text demuxer, and has been used to smuggle a playlist past checks.
-        return _refuse("unsafe_reference", "an AVI with an embedded text stream is not read; remux it without subtitles")
+        return _refuse("unsafe_reference", "an AVI with an embedded text stream is not read; drop its subtitles")
     return Kind(("avi",), cut=int.from_bytes(head[4:8], "little") + 8 > size)
 
 
@@ -130,7 +130,7 @@ def sniff(head: bytes, size: int) -> Kind:
     if head.startswith(_STILLS):
         return _refuse("not_video", "a still picture; give a video")
     if _REFERENCES.search(head[:4096]):
-        return _refuse("unsafe_reference", "a playlist or description that names other files or addresses; give the media file")
+        return _refuse("unsafe_reference", "it names other files or addresses; give the media file itself")
     if elementary := _elementary(head):
         return Kind(elementary)
     if len(head) > 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:

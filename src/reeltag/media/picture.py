@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from av.video.frame import VideoFrame
@@ -16,8 +18,8 @@ class Painter:
     """Turns decoded frames into RGB; one per video, because the converter is set up once and kept.
 
     Colours: the matrix (BT.601, BT.709, BT.2020) and the range that the file states; BT.601 and limited range where it
-    states none, as FFmpeg, OpenCV and decord do. Deep colour is rounded to 8 bits, HDR is not tone-mapped. Alpha is dropped: the stored colour
-    is returned as it is, neither multiplied by alpha nor blended with a background.
+    states none, as FFmpeg, OpenCV and decord do. Deep colour is rounded to 8 bits, HDR is not tone-mapped. Alpha is
+    dropped: the stored colour is returned as it is, neither multiplied by alpha nor blended with a background.
     """
 
     def __init__(self) -> None:
@@ -27,7 +29,7 @@ class Painter:
         """Return (H, W, 3), 0-255, turned and mirrored as the file's display matrix says; a view, to be copied."""
         converted = self._reformatter.reformat(frame, format="rgb24", dst_color_range=_FULL_RANGE, threads=1)
         plane = converted.planes[0]
-        rows = np.frombuffer(plane, dtype=np.uint8).reshape(-1, plane.line_size)  # rows may be padded
+        rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)  # rows may be padded
         stored = rows[: converted.height, : converted.width * 3].reshape(converted.height, converted.width, 3)
         return _upright(stored, frame)
 
@@ -37,7 +39,7 @@ def _upright(stored: NDArray[np.uint8], frame: VideoFrame) -> NDArray[np.uint8]:
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
         return stored
-    matrix = np.frombuffer(bytes(side), dtype=np.int32).reshape(3, 3)
+    matrix = np.frombuffer(cast(bytes, side), dtype=np.int32).reshape(3, 3)
     (a, b), (c, d) = matrix[0, :2].tolist(), matrix[1, :2].tolist()  # x' = a x + c y, y' = b x + d y
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return stored[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

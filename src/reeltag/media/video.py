@@ -11,6 +11,7 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reeltag.errors import MediaReason
 from reeltag.media.audio import Placement, read_track
 from reeltag.media.container import (
     Deadline,
@@ -26,6 +27,8 @@ from reeltag.media.gate import Admitted, MediaSource, admit
 from reeltag.media.index import NO_PTS, read_table
 from reeltag.media.limits import DEFAULT_LIMITS, Limits
 from reeltag.media.picture import Painter, resized
+
+Pictures = dict[int, NDArray[np.uint8]]  # frame number -> (H, W, 3)
 
 
 class Video:
@@ -52,7 +55,7 @@ class Video:
             self.info: MediaInfo = describe(container)
             stream = video_stream(container)
             if stream is None:
-                raise admitted.error("not_video", "no picture track (a cover picture is none); read_audio reads its sound")
+                raise admitted.error("not_video", "no pictures (a cover is none); read_audio reads its sound")
             self._check_size(any("max pixel" in text for _, _, text in messages))
             self.has_audio = self.info.has_audio
             self._time_base = float(stream.time_base or 0)
@@ -71,7 +74,8 @@ class Video:
         if not table.exact:
             times, ends = self._count_by_decoding(deadline)
         if not len(times):
-            raise admitted.error("truncated" if admitted.cut else "corrupt", "no frame can be decoded; replace the file")
+            reason: MediaReason = "truncated" if admitted.cut else "corrupt"
+            raise admitted.error(reason, "no frame can be decoded; replace the file")
         self.num_frames = len(times)
         self._origin_s = float(times[0])
         self.times_s: NDArray[np.float64] = times - self._origin_s
@@ -84,7 +88,7 @@ class Video:
             found = f"{self.info.width} x {self.info.height} = {pixels} pixels" if pixels else "a frame"
             raise self._admitted.error("too_large", f"{found}, at most {self._limits.max_pixels} (Limits.max_pixels)")
 
-    def _last_frame_s(self, durations: NDArray[np.float64]) -> float:
+    def _last_frame_s(self, durations: NDArray[np.floating]) -> float:
         """Return how long the last frame is shown: as the file says, else as long as the usual frame."""
         usual = float(np.median(np.diff(self.times_s))) if self.num_frames > 1 else 0.0
         stated = float(durations[-1])
@@ -148,8 +152,8 @@ class Video:
             indices: numbers in [0, num_frames), in any order, repeats allowed (each is decoded once).
 
         Returns:
-            uint8 (T, 3, H, W), RGB, in channels_last memory (which uint8 resizing is fastest on). Frames of another size
-            than the first are scaled to it.
+            uint8 (T, 3, H, W), RGB, in channels_last memory (which uint8 resizing is fastest on). Frames of another
+            size than the first are scaled to it.
 
         Raises:
             ValueError: no index, or one out of range.
@@ -173,7 +177,7 @@ class Video:
             out[place] = picture if picture.shape[:2] == (height, width) else resized(picture, width, height)
         return torch.from_numpy(out).permute(0, 3, 1, 2)  # (T, 3, H, W)
 
-    def _expected_size(self, pictures: dict[int, NDArray[np.uint8]]) -> tuple[int, int]:
+    def _expected_size(self, pictures: Pictures) -> tuple[int, int]:
         """Return the header's (height, width), turned if the pictures are."""
         any_shape = next(iter(pictures.values())).shape
         size = (self.info.height, self.info.width)
@@ -200,10 +204,10 @@ class Video:
         tick_s = self._time_base / 2 if self._time_base < 0.01 else 1e-6
         return self.frames_at(np.searchsorted(self.times_s, times + tick_s, side="right") - 1)
 
-    def _pictures(self, wanted: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    def _pictures(self, wanted: Sequence[int]) -> Pictures:
         """Return the upright pictures by frame number, each at its own size."""
         deadline = Deadline(self._admitted, self._limits)
-        pictures: dict[int, NDArray[np.uint8]] = {}
+        pictures: Pictures = {}
         if self._ordinals is not None:
             return self._from_start({self._ordinals[index]: index for index in wanted}, deadline)
         index_of = {self._rows[index]: index for index in wanted}
@@ -215,9 +219,9 @@ class Video:
             return pictures
         return self._carefully(index_of, deadline)
 
-    def _from_start(self, wanted: dict[int, int], deadline: Deadline) -> dict[int, NDArray[np.uint8]]:
+    def _from_start(self, wanted: dict[int, int], deadline: Deadline) -> Pictures:
         """Return pictures by frame number, for ordinals of decoding from the start."""
-        pictures: dict[int, NDArray[np.uint8]] = {}
+        pictures: Pictures = {}
         seen = -1
 
         def visit(_: int | None, frame: VideoFrame, good: bool) -> bool:
@@ -230,9 +234,9 @@ class Video:
         self._decoder.forward(visit, deadline)
         return self._all_or_corrupt(pictures, wanted)
 
-    def _carefully(self, wanted: dict[int, int], deadline: Deadline) -> dict[int, NDArray[np.uint8]]:
+    def _carefully(self, wanted: dict[int, int], deadline: Deadline) -> Pictures:
         """Return pictures by frame number, for rows, after decoding them alone met an error."""
-        pictures: dict[int, NDArray[np.uint8]] = {}
+        pictures: Pictures = {}
 
         def visit(row: int | None, frame: VideoFrame, good: bool) -> bool:
             self.damaged |= not good
@@ -243,7 +247,7 @@ class Video:
         self._decoder.forward(visit, deadline)
         return self._all_or_corrupt(pictures, wanted)
 
-    def _all_or_corrupt(self, pictures: dict[int, NDArray[np.uint8]], wanted: dict[int, int]) -> dict[int, NDArray[np.uint8]]:
+    def _all_or_corrupt(self, pictures: Pictures, wanted: dict[int, int]) -> Pictures:
         missing = sorted(set(wanted.values()) - set(pictures))
         if missing:
             self.damaged = True
@@ -257,8 +261,8 @@ class Video:
     def audio(self, rate_hz: int = 16000) -> Tensor:
         """Return the sound under the pictures, as one channel.
 
-        The mean of all channels: a sound that is equal in all keeps its level (gain 1), one that is in a single channel of
-        C gets the gain 1 / C, and nothing can exceed full scale.
+        The mean of all channels: a sound that is equal in all keeps its level (gain 1), one that is in a single channel
+        of C gets the gain 1 / C, and nothing can exceed full scale.
 
         Args:
             rate_hz: samples per second.
@@ -284,7 +288,7 @@ class Video:
     def __enter__(self) -> Video:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
 

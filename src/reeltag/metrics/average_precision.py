@@ -2,7 +2,7 @@
 
 Average precision is the sum over distinct thresholds of (recall gained) x (precision there), without interpolation;
 equal scores share one threshold. It equals (1/P) x the sum over the P positives of
-(positives that score at least as much) / (all that score at least as much), which needs one sort and one search.
+(positives that score at least as much) / (all that score at least as much), so only the ranks of positives are needed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reeltag.metrics import METRICS
+from reeltag.metrics.counting import counts_at_or_above
 from reeltag.metrics.pairs import BLOCK_PAIRS, Array, Pairs, pairs_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class VideoRanks:
 
 
 def label_ranks(pairs: Pairs) -> LabelRanks:
-    """Rank the videos of every label: average precision and the best F1 with its threshold. One sort a label."""
+    """Rank the videos of every label: average precision and the best F1 with its threshold."""
     precision, f1, threshold = (np.full(pairs.num_labels, np.nan) for _ in range(3))
     positives, negatives = (np.zeros(pairs.num_labels, dtype=np.int64) for _ in range(2))
     for label in range(pairs.num_labels):
@@ -60,8 +61,7 @@ def label_ranks(pairs: Pairs) -> LabelRanks:
         positives[label], negatives[label] = found.size, scores.size - found.size
         if not found.size:
             continue
-        scores.sort()
-        above = scores.size - np.searchsorted(scores, found)  # (P,) pairs at or above each positive
+        above = counts_at_or_above(scores, found)  # (P,) videos at or above each positive
         hits = found.size - np.searchsorted(found, found)  # (P,) positives among them
         precision[label] = np.mean(hits / above)
         f1_at = 2 * hits / (above + found.size)
@@ -113,8 +113,7 @@ def pooled_average_precision(blocks: Callable[[], Iterator[tuple[Array, Array]]]
     thresholds, start = np.unique(found, return_index=True)
     above = np.zeros(thresholds.size, dtype=np.int64)
     for scores, _ in blocks():
-        ordered = np.sort(scores)
-        above += ordered.size - np.searchsorted(ordered, thresholds)
+        above += counts_at_or_above(scores, thresholds)
     gained = np.diff(start, append=found.size)
     return float((gained * (found.size - start) / above).sum() / num_positives)
 

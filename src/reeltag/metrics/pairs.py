@@ -53,12 +53,15 @@ class Pairs:
         return kept
 
     def column(self, label: int) -> tuple[Array, Array]:
-        """Return fresh (n,) scores and (n,) bool truth of one label over the videos whose truth is known."""
-        scores, positive = _sortable(self.scores[:, label]), self.targets[:, label] > 0
-        if self.ignore is not None:
-            known = ~self.ignore[:, label]
-            scores, positive = scores[known], positive[known]
-        return scores.copy() if np.shares_memory(scores, self.scores) else scores, positive
+        """Return (n,) scores and (n,) bool truth of one label over the videos whose truth is known; not to be written.
+
+        They are views of the input where its types allow it.
+        """
+        scores, positive = _sortable(self.scores[:, label]), self._positive(self.targets[:, label])
+        if self.ignore is None:
+            return scores, positive
+        known = ~self.ignore[:, label]
+        return scores[known], positive[known]
 
     def row_blocks(self, max_pairs: int = BLOCK_PAIRS) -> Iterator[tuple[slice, Array, Array, Array | None]]:
         """Yield (rows, scores, positive, known) of consecutive videos, at most `max_pairs` pairs at a time.
@@ -68,9 +71,13 @@ class Pairs:
         step = max(1, max_pairs // max(1, self.num_labels))
         for start in range(0, self.num_videos, step):
             rows = slice(start, min(start + step, self.num_videos))
-            scores, positive = _sortable(self.scores[rows]), self.targets[rows] > 0
+            scores, positive = _sortable(self.scores[rows]), self._positive(self.targets[rows])
             known = None if self.ignore is None else ~self.ignore[rows]
             yield rows, scores, positive if known is None else positive & known, known
+
+    @staticmethod
+    def _positive(targets: Array) -> Array:
+        return targets if targets.dtype.kind == "b" else targets > 0
 
 
 def pairs_of(scores: Pairs | Array | Tensor, targets: Array | Tensor, ignore: Array | Tensor | None = None) -> Pairs:

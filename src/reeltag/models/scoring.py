@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -49,7 +49,7 @@ def score_videos(
     *,
     average: Average = "probabilities",
     device: torch.device | str = "cpu",
-    autocast: AbstractContextManager[Any] | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[VideoScores]:
     """Yield the scores of each batch of a loader; the model is put in evaluation mode and back afterwards."""
     was_training = model.training
@@ -59,7 +59,7 @@ def score_videos(
             if not len(batch["rows"]):
                 yield VideoScores(batch["rows"], torch.empty(0, 0), torch.empty(0, 0, 0), batch["bad"])
                 continue
-            with torch.inference_mode(), autocast or nullcontext():
+            with torch.inference_mode(), autocast():
                 scores, views = score_batch(model, batch["video"].to(device, non_blocking=True), average)
             yield VideoScores(batch["rows"], scores.cpu(), views.cpu(), batch["bad"])
     finally:

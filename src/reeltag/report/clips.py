@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -22,12 +23,19 @@ _JPEG_QUALITY = 78
 
 @dataclass(frozen=True)
 class Prediction:
-    """One label of a card: its probability, its place among all labels (1 is best), and whether it is right."""
+    """One label of a card.
+
+    Attributes:
+        label: its name.
+        score: its probability.
+        place: among all labels, 1 is best.
+        verdict: `right`: a label of the clip; `wrong`: not one, but placed above one; `rest`: below all of them.
+    """
 
     label: str
     score: float
     place: int
-    right: bool
+    verdict: Literal["right", "wrong", "rest"]
 
 
 @dataclass(frozen=True)
@@ -109,9 +117,12 @@ def _card(
     shown = max(3, min(6, int(present.sum())))
     frames = None if frames_of is None else frames_of(scores.video_ids[row])
 
+    last_right = int(np.flatnonzero(present[order])[-1])
+
     def prediction(place: int) -> Prediction:
         label = int(order[place])
-        return Prediction(scores.label_names[label], float(probabilities[label]), place + 1, bool(present[label]))
+        verdict = "right" if present[label] else "wrong" if place < last_right else "rest"
+        return Prediction(scores.label_names[label], float(probabilities[label]), place + 1, verdict)
 
     return ClipCard(
         video_id=scores.video_ids[row],
