@@ -36,3 +36,45 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def zoo_script(request: pytest.FixtureRequest) -> Path:
     return _given(request, "--zoo-script")
+
+
+@pytest.fixture(scope="session")
+def mini_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 small generated clips with sound: 32 to train on, 8 to validate, 8 to test."""
+    from reeltag.data.minimoments import write_minimoments
+
+    return write_minimoments(tmp_path_factory.mktemp("mini"), 32, 8, 8, seed=3, workers=1, tail=1.0)
+
+
+@pytest.fixture(scope="session")
+def mini_packed(mini_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same clips as packed raw frames of 40 px."""
+    from reeltag.data.manifest import Manifest
+    from reeltag.data.pack import pack
+
+    out = tmp_path_factory.mktemp("packed")
+    pack(Manifest.read(mini_manifest), out, store="raw", short_side_px=40, workers=0)
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe that trains in a second: four frames of 32 px, batches of four."""
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(
+        "data: {num_frames: 4, short_side_px: 40, crop: random, crop_px: 32, flip: true, gain: 0.1,"
+        " swap_labels: {horizontal: [[motion_left, motion_right], [motion_clockwise, motion_counter_clockwise]]}}\n"
+        "model: {name: tsm_mini, dropout: 0.3, backbone_options: {widths: [8, 16]}}\n"
+        "train: {epochs: 2, batch_size: 4, optimizer: adamw, lr: 0.01, clip_norm: 5, bias_prior: true}\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def mini_run(mini_packed: Path, small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder trained on the packed clips."""
+    from reeltag.engine.run_recipe import TrainCall, train_recipe
+
+    out = tmp_path_factory.mktemp("runs") / "small"
+    train_recipe(TrainCall(str(small_recipe), (), mini_packed, out, device="cpu"), 0, None)
+    return out

@@ -1,5 +1,7 @@
 import csv
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +196,8 @@ def test_a_trusted_root_is_the_only_folder_that_paths_may_name(tmp_path):
     assert len(Manifest.read(path, root=tmp_path / "videos")) == 2
     with pytest.raises(ManifestError, match=r"line 2.*line 3"):
         Manifest.read(path, root=folder)
+    Manifest.read(path, root=tmp_path).write(folder / "m.parquet")  # `..` is not written again
+    assert Manifest.read(folder / "m.parquet").paths == (f"{tmp_path}/videos/a.mp4", f"{tmp_path}/videos/b.mp4")
 
 
 def test_missing_and_wrong_files_are_named(tmp_path):
@@ -231,3 +235,19 @@ def test_a_manifest_without_labels_is_read_only_when_asked(tmp_path):
     with pytest.raises(ManifestError, match="no column 'labels'"):
         Manifest.read(path)
     assert Manifest.read(path, needs_labels=False).targets().shape == (1, 0)
+
+
+@pytest.mark.slow
+def test_hostile_and_odd_names_of_the_zoo(zoo_script, tmp_path):
+    subprocess.run([sys.executable, zoo_script, tmp_path / "zoo"], check=False, capture_output=True, cwd=tmp_path)
+    for labels in (None, ["zero", "one", "two", "three"]):
+        with pytest.raises(ManifestError, match=r"manifest_escape.csv, line 8: 1 cells for the 2 columns path, labels"):
+            Manifest.read(tmp_path / "zoo" / "shards" / "manifest_escape.csv", labels=labels)
+    names = sorted(os.listdir(tmp_path / "zoo" / "names"))
+    assert len(names) == 24
+    written = build(tmp_path / "zoo" / "names", names)
+    for suffix in (".csv", ".parquet"):
+        written.write(tmp_path / "zoo" / f"m{suffix}")
+        back = Manifest.read(tmp_path / "zoo" / f"m{suffix}")
+        assert all(back.video_path(row).is_file() for row in range(24))
+        assert back.hash == written.hash

@@ -110,7 +110,7 @@ def test_damaged_frames_are_an_error_that_names_shard_and_clip(folder):
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("offset", -1), ("offset", 1 << 50), ("size", 1 << 60), ("frames_offset", 0), ("frames_bytes", 1 << 40), 
+    [("offset", -1), ("offset", 1 << 50), ("size", 1 << 60), ("frames_offset", 0), ("frames_bytes", 1 << 40),
      ("shard", "x.tar"), ("audio_samples", 1 << 40)],
 )  # fmt: skip
 def test_an_index_that_points_elsewhere_is_refused(folder, column, value):

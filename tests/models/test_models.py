@@ -82,7 +82,8 @@ def test_softmax_consensus_by_hand():
 def test_pixels_are_normalised_inside_and_floats_pass():
     norm = PixelNorm((0.5, 0.25, 0.0), (0.5, 0.25, 1.0))
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
-    assert norm(pixels)[0, :, 0].tolist() == pytest.approx(torch.tensor([[-1, 1], [-1, 3], [0, 1]]).float().tolist())
+    expected = torch.tensor([[-1.0, 1.0], [-1.0, 3.0], [0.0, 1.0]])
+    torch.testing.assert_close(norm(pixels)[0, :, 0], expected, rtol=0, atol=1e-6)
     x = torch.randn(2, 3, 4, 4)
     assert norm(x) is x
     with pytest.raises(ValueError, match="the clip has 2 channels, the model takes 3"):

@@ -41,6 +41,7 @@ def test_youtube8m(youtube8m):
     assert METRICS["gap_at_20"](scores, targets) == pytest.approx(theirs["gap_at_20"], rel=1e-12)
     assert gap_at_20(scores, targets, k=5) == pytest.approx(theirs["gap_at_5"], rel=1e-12)
     assert METRICS["map_macro"](scores, targets) == pytest.approx(theirs["map_dense_filter_empty"], rel=1e-12)
+    assert METRICS["perr"](scores, targets) * labelled == pytest.approx(theirs["perr"], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -54,6 +55,15 @@ def test_scikit_learn(name):
         "map_samples": theirs["samples_over_nonempty_rows"],
     }
     assert {key: METRICS[key](scores, targets) for key in expected} == pytest.approx(expected, rel=1e-12)
+    rows = targets.any(axis=1)
+    for key, list_name in (
+        ("coverage", "coverage_per_row"),
+        ("ranking_loss", "rankloss_per_row"),
+        ("lrap", "lrap_per_row"),
+    ):
+        assert METRICS[key](scores, targets) == pytest.approx(np.mean(np.array(theirs[list_name])[rows]), rel=1e-12), (
+            key
+        )
     pairs = pairs_of(scores, targets)
     np.testing.assert_allclose(
         np.nan_to_num(label_ranks(pairs).average_precision), theirs["average_precision_per_class"], rtol=1e-12

@@ -42,6 +42,11 @@ def test_an_unknown_label_is_neither_right_nor_wrong_for_the_order():
     scores = Scores(list("abcde"), VALUES, SCORES.label_names, "probability", targets=TARGETS, ignore=ignore)
     _, worst = best_and_worst(scores, None, num_clips=1)
     assert worst[0].video_id == "c"
+    ignore[2, 1] = True
+    scores = Scores(list("abcde"), VALUES, SCORES.label_names, "probability", targets=TARGETS, ignore=ignore)
+    cards = {card.video_id: card for side in best_and_worst(scores, None, num_clips=8) for card in side}
+    assert [p.verdict for p in cards["c"].predictions] == ["right", "rest", "right"]
+    assert cards["c"].average_precision == 1.0
 
 
 def test_no_truth_no_clips():

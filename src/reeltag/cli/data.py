@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reeltag.cli.console import AsJson, Counter, log, print_json, print_table
 
+if TYPE_CHECKING:
+    from reeltag.data.audit import Audit
+
+SHOWN = 5  # of each kind of finding; --out and --json give all
 app = typer.Typer(help="Import, split, check and pack videos; make the demo data.", no_args_is_help=True)
 
 
@@ -83,6 +88,8 @@ def check(
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="End with 1 above this share of unreadable files.")
     ] = 0.3,
+    regroup: Annotated[bool, typer.Option("--regroup", help="Give duplicates one group, in the manifest.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
     as_json: AsJson = False,
 ) -> None:
     """Look for unreadable files, duplicates, leaks between splits, and labels that cannot be learned.
@@ -91,19 +98,49 @@ def check(
     """
     from reeltag.data.audit import check_manifest
     from reeltag.data.manifest import Manifest as Table
-    from reeltag.store.atomic import write_json
+    from reeltag.store.atomic import write_atomic
 
+    table = Table.read(manifest)
     with Counter("checking") as progress:
-        audit = check_manifest(Table.read(manifest), progress=progress)
+        audit = check_manifest(table, workers=workers, progress=progress)
     if out is not None:
-        write_json(out / "audit.json", audit.to_json())
+        write_atomic(out / "audit.json", audit.to_json().encode())
     if as_json:
-        print_json(audit.to_json())
+        print(audit.to_json())
     else:
-        for line in audit.to_lines():
+        for line in audit_lines(audit):
             print(line)
+    if regroup:
+        audit.with_groups(table).write(manifest)
+        log().print(f"{manifest}: duplicates now share a group; `reeltag data split` keeps groups together")
     if audit.bad_share > max_bad:
         raise typer.Exit(1)
+
+
+def audit_lines(audit: Audit) -> Iterator[str]:
+    """Yield the audit as short lines, what is wrong first."""
+    hours = audit.duration_s / 3600
+    yield f"{audit.clips} clips in {audit.files} files, {hours:.2f} h, {audit.audio_share:.0%} with sound"
+    if audit.unreadable:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in audit.reasons.items())
+        yield f"unreadable: {len(audit.unreadable)} ({reasons})"
+        yield from (f"  {line['path']}: {line['reason']}: {line['message']}" for line in audit.unreadable[:SHOWN])
+    if audit.damaged:
+        yield f"damaged, but readable: {len(audit.damaged)}"
+    for name, groups in (("equal files", audit.duplicates), ("same pictures", audit.near_duplicates)):
+        if groups:
+            yield f"{name}: {len(groups)} groups"
+            yield from (f"  {' = '.join(group[:4])}" for group in groups[:SHOWN])
+    if audit.leaks:
+        yield f"leaks between splits: {len(audit.leaks)}; `reeltag data check --regroup`, then `reeltag data split`"
+        yield from (f"  {leak.kind}: {leak.clips}" for leak in audit.leaks[:SHOWN])
+    yield f"labels: {len(audit.labels)}, {audit.cardinality:.2f} a clip, {audit.unlabelled} clips without any"
+    for name, labels in (("on no clip", audit.never), ("on every clip", audit.always)):
+        if labels:
+            yield f"labels {name}: {', '.join(labels[:SHOWN])}{' ...' if len(labels) > SHOWN else ''}"
+    for split, labels in audit.missing.items():
+        if labels:
+            yield f"labels missing in {split}: {', '.join(labels[:SHOWN])}{' ...' if len(labels) > SHOWN else ''}"
 
 
 @app.command("pack")

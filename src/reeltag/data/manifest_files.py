@@ -127,11 +127,14 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 def rebased(manifest: Manifest, folder: Path) -> Manifest:
     """Return the manifest with paths relative to `folder` where they lie below it, absolute otherwise."""
     target, base = os.path.abspath(folder), os.path.abspath(manifest.root)
-    if target == base:
-        return replace(manifest, root=folder)
-    full = [os.path.normpath(os.path.join(base, path)) for path in manifest.paths]
     below = target.rstrip("/") + "/"
-    return replace(manifest, root=folder, paths=tuple(path.removeprefix(below) for path in full))
+
+    def moved(path: str) -> str:
+        if target == base and ".." not in path and not os.path.isabs(path):
+            return path
+        return os.path.normpath(os.path.join(base, path)).removeprefix(below)
+
+    return replace(manifest, root=folder, paths=tuple(map(moved, manifest.paths)))
 
 
 def csv_columns(path: Path, *, delimiter: str = ",") -> tuple[dict[str, list[Any]], Lines]:

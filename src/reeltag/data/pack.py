@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reeltag.data.manifest import Manifest
+from reeltag.data.manifest_files import rebased
 from reeltag.data.pack_clip import Clip, PackSettings, StoredClip, encode_clip
 from reeltag.data.shards import INDEX_COLUMNS, ShardWriter
 from reeltag.data.workers import map_in_order
@@ -169,7 +170,7 @@ def _write_shards(
             if progress is not None:
                 progress(result.row + 1, total)
     finally:
-        stored.close()  # type: ignore[attr-defined]
+        stored.close()
         if shard is not None:
             shard.discard()
 
@@ -235,6 +236,7 @@ def _write_index(
             f"none of {len(bad)} videos can be read ({', '.join(reasons)}); see {folder}/bad_files.jsonl"
         )
     kept = manifest.take([row["row"] for row in rows])
+    kept = rebased(kept, kept.root)  # a path that leaves the folder becomes absolute, or it could not be read back
     places = {name: tuple(row[name] for row in rows) for name in INDEX_COLUMNS}
     # The paths stay as they were written: they name where a clip came from and are not opened again.
     replace(kept, root=folder, extra={**kept.extra, **places}).write(folder / "manifest.parquet")

@@ -63,7 +63,11 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
     _describe(parts, run, console)
     monitor = Monitor(console, tensorboard=run.path / "tensorboard")
     trainer = Trainer(parts, run, device=call.device, workers=call.workers, monitor=monitor)
-    at = trainer.fit(resume=call.resume)
+    try:
+        at = trainer.fit(resume=call.resume)
+    except KeyboardInterrupt:
+        monitor.note(f"interrupted at step {trainer.at.step}; the same command with --out {run.path} --resume goes on")
+        raise
     taken_s = time.monotonic() - started
     monitor.note(f"done: {at.step} steps in {format_s(taken_s)}; {run.path}")
     last: dict[str, float] = next((line["val"] for line in reversed(list(run.metric_lines())) if "val" in line), {})

@@ -54,6 +54,8 @@ class Video:
         try:
             self.info: MediaInfo = describe(container)
             stream = video_stream(container)
+            if stream is None and admitted.cut and not self.info.has_audio:
+                raise admitted.error("truncated", "the file ends inside its header; download or copy it again")
             if stream is None:
                 raise admitted.error("not_video", "no pictures (a cover is none); read_audio reads its sound")
             self._check_size(any("max pixel" in text for _, _, text in messages))
@@ -82,6 +84,9 @@ class Video:
         self.duration_s = float(self.times_s[-1]) + self._last_frame_s(ends)
         self.fps = self.num_frames / self.duration_s
 
+    def _pts_of(self, row: int) -> int:
+        return int(self._table.pts[row]) if row < len(self._table) else NO_PTS
+
     def _check_size(self, over_limit: bool) -> None:
         pixels = self.info.width * self.info.height
         if pixels > self._limits.max_pixels or (not pixels and over_limit):
@@ -105,7 +110,7 @@ class Video:
 
         def visit(row: int | None, frame: VideoFrame, is_good: bool) -> bool:
             rows.append(row)
-            pts.append(frame.pts if frame.pts is not None else NO_PTS)
+            pts.append(NO_PTS if row is None else self._pts_of(row))
             good.append(is_good)
             deadline.check()
             return False
@@ -117,6 +122,7 @@ class Video:
         one_to_one = len(set(known_rows)) == len(rows) == int(table.shown.sum())
         if one_to_one and not self.damaged and not table.from_start:
             self._rows = known_rows
+            self._decoder.order_by(known_rows)
         else:
             self._ordinals = kept
         times = np.array([pts[ordinal] for ordinal in kept], dtype=np.float64) * self._time_base
@@ -237,14 +243,22 @@ class Video:
     def _carefully(self, wanted: dict[int, int], deadline: Deadline) -> Pictures:
         """Return pictures by frame number, for rows, after decoding them alone met an error."""
         pictures: Pictures = {}
+        shown: list[int] = []
+        place = {row: index for index, row in enumerate(self._rows)}
 
         def visit(row: int | None, frame: VideoFrame, good: bool) -> bool:
             self.damaged |= not good
+            shown.extend([place[row]] if row in place else [])
             if good and row in wanted:
                 pictures[wanted[row]] = self._painter.rgb(frame)
-            return len(pictures) == len(wanted)
+            return False  # to the end, because how much is damaged decides whether anything can be trusted
 
         self._decoder.forward(visit, deadline)
+        if shown != sorted(shown):
+            self.damaged = True
+            raise self._admitted.error(
+                "corrupt", "its time stamps contradict the order of its pictures; remux the file"
+            )
         return self._all_or_corrupt(pictures, wanted)
 
     def _all_or_corrupt(self, pictures: Pictures, wanted: dict[int, int]) -> Pictures:

@@ -42,12 +42,19 @@ class VideoRanks:
         average_precision: (N,), NaN where the video has no label.
         wrong_above: (N,), absent labels that score at least as much as the best present one; -1 without labels.
         labels: (N,), present labels.
+        coverage: (N,), labels down the ranking until every present one is met; NaN without labels.
+        wrong_pairs: (N,), share of the (present, absent) pairs in which the absent label scores at least as much; NaN
+            without labels, 0 without absent ones.
+        own_precision: (N,), share of present labels among as many best ones; NaN without labels.
         first: (L,), videos in which the label is present and outscores every absent label.
     """
 
     average_precision: Array
     wrong_above: Array
     labels: Array
+    coverage: Array
+    wrong_pairs: Array
+    own_precision: Array
     first: Array
 
 
@@ -55,8 +62,7 @@ def label_ranks(pairs: Pairs) -> LabelRanks:
     """Rank the videos of every label: average precision and the best F1 with its threshold."""
     precision, f1, threshold = (np.full(pairs.num_labels, np.nan) for _ in range(3))
     positives, negatives = (np.zeros(pairs.num_labels, dtype=np.int64) for _ in range(2))
-    for label in range(pairs.num_labels):
-        scores, positive = pairs.column(label)
+    for label, scores, positive in pairs.columns():
         found = np.sort(scores[positive])
         positives[label], negatives[label] = found.size, scores.size - found.size
         if not found.size:
@@ -72,7 +78,7 @@ def label_ranks(pairs: Pairs) -> LabelRanks:
 
 def video_ranks(pairs: Pairs) -> VideoRanks:
     """Rank the labels of every video by comparing each present label with its row."""
-    precision = np.full(pairs.num_videos, np.nan)
+    precision, coverage, wrong_pairs, own = (np.full(pairs.num_videos, np.nan) for _ in range(4))
     wrong_above = np.full(pairs.num_videos, -1, dtype=np.int32)
     labels = np.zeros(pairs.num_videos, dtype=np.int32)
     first = np.zeros(pairs.num_labels, dtype=np.int64)
@@ -89,15 +95,25 @@ def video_ranks(pairs: Pairs) -> VideoRanks:
             above[part] = np.bitwise_count(bits).sum(axis=1, dtype=np.int64)
             hits[part] = np.bitwise_count(bits & packed[row]).sum(axis=1, dtype=np.int64)
         count = np.bincount(at_row, minlength=len(scores))
+        wrong, filled = above - hits, count > 0
+        absent = (pairs.num_labels if known is None else known.sum(axis=1)) - count
+
         labels[rows] = count
-        total = np.bincount(at_row, weights=hits / above, minlength=len(scores))
-        precision[rows] = np.divide(total, count, out=np.full(len(scores), np.nan), where=count > 0)
-        wrong = above - hits
+        precision[rows] = _mean_by_row(hits / above, at_row, count)
+        wrong_pairs[rows] = _mean_by_row(wrong, at_row, count) / np.maximum(absent, 1)
+        own[rows] = _mean_by_row(above <= count[at_row], at_row, count)
         first += np.bincount(at_label[wrong == 0], minlength=pairs.num_labels)
-        best = np.full(len(scores), np.iinfo(np.int32).max, dtype=np.int64)
+        best, last = np.full(len(scores), pairs.num_labels), np.zeros(len(scores))
         np.minimum.at(best, at_row, wrong)
-        wrong_above[rows] = np.where(count > 0, best, -1)
-    return VideoRanks(precision, wrong_above, labels, first)
+        np.maximum.at(last, at_row, above)
+        wrong_above[rows] = np.where(filled, best, -1)
+        coverage[rows] = np.where(filled, last, np.nan)
+    return VideoRanks(precision, wrong_above, labels, coverage, wrong_pairs, own, first)
+
+
+def _mean_by_row(values: Array, row: Array, count: Array) -> Array:
+    total = np.bincount(row, weights=values, minlength=len(count))
+    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def pooled_average_precision(blocks: Callable[[], Iterator[tuple[Array, Array]]], num_positives: int) -> float:

@@ -50,7 +50,7 @@ def counts_at_or_above(scores: Array, thresholds: Array) -> Array:
     counts = np.zeros(num_bins, dtype=np.int64)
     kept = []
     for start in range(0, scores.size, _CHUNK):
-        chunk = scores[start : start + _CHUNK]
+        chunk = np.ascontiguousarray(scores[start : start + _CHUNK])
         bins = bins_of(chunk)
         counts += np.bincount(bins, minlength=num_bins)
         kept.append(chunk[shared[bins]])

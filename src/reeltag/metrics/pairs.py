@@ -15,6 +15,8 @@ Array: TypeAlias = npt.NDArray[Any]
 T = TypeVar("T")
 
 BLOCK_PAIRS = 1 << 20  # pairs of a row block: 4 MiB of float32
+_COLUMNS_BYTES = 1 << 23
+_TILE_ROWS = 4096
 
 
 class Pairs:
@@ -52,16 +54,25 @@ class Pairs:
         kept: T = self._kept[key]
         return kept
 
-    def column(self, label: int) -> tuple[Array, Array]:
-        """Return (n,) scores and (n,) bool truth of one label over the videos whose truth is known; not to be written.
+    def columns(self) -> Iterator[tuple[int, Array, Array]]:
+        """Yield (label, (n,) scores, (n,) bool truth) of every label over the videos whose truth is known.
 
-        They are views of the input where its types allow it.
+        The arrays lie in a buffer of at most `_COLUMNS_BYTES` that the next labels overwrite: a row-major matrix is
+        read a few neighbouring labels at a time, since each memory access brings them all.
         """
-        scores, positive = _sortable(self.scores[:, label]), self._positive(self.targets[:, label])
-        if self.ignore is None:
-            return scores, positive
-        known = ~self.ignore[:, label]
-        return scores[known], positive[known]
+        at_a_time = min(16, max(1, _COLUMNS_BYTES // max(1, self.scores.dtype.itemsize * self.num_videos)))
+        inputs = (self.scores, self.targets, *(() if self.ignore is None else (self.ignore,)))
+        buffers = [np.empty((at_a_time, self.num_videos), dtype=one.dtype) for one in inputs]
+        for start in range(0, self.num_labels, at_a_time):
+            labels = slice(start, min(start + at_a_time, self.num_labels))
+            parts = [_transpose(one[:, labels], out) for one, out in zip(inputs, buffers, strict=True)]
+            scores, positive = _sortable(parts[0]), self._positive(parts[1])
+            known = None if self.ignore is None else ~parts[2]
+            for i in range(len(scores)):
+                if known is None:
+                    yield start + i, scores[i], positive[i]
+                else:
+                    yield start + i, scores[i][known[i]], positive[i][known[i]]
 
     def row_blocks(self, max_pairs: int = BLOCK_PAIRS) -> Iterator[tuple[slice, Array, Array, Array | None]]:
         """Yield (rows, scores, positive, known) of consecutive videos, at most `max_pairs` pairs at a time.
@@ -130,6 +141,13 @@ def _as_array(values: Array | Tensor) -> Array:
 
     tensor = values.detach().cpu()
     return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+
+
+def _transpose(block: Array, out: Array) -> Array:
+    """Copy (n, g) to the first g rows of `out` (G, n), in tiles that stay in the cache, and return them."""
+    for start in range(0, len(block), _TILE_ROWS):
+        out[: block.shape[1], start : start + _TILE_ROWS] = block[start : start + _TILE_ROWS].T
+    return out[: block.shape[1]]
 
 
 def _sortable(values: Array) -> Array:

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,8 @@ from reeltag.metrics.average_precision import video_ranks
 from reeltag.metrics.pairs import Array, pairs_of
 from reeltag.store.scores import Scores
 
-FramesOf = Callable[[str], Array | None]
+FramesOf: TypeAlias = Callable[[str], Array | None]
+Verdict = Literal["right", "wrong", "rest"]
 
 _STRIP_FRAME_PX = 240
 _JPEG_QUALITY = 78
@@ -29,13 +30,14 @@ class Prediction:
         label: its name.
         score: its probability.
         place: among all labels, 1 is best.
-        verdict: `right`: a label of the clip; `wrong`: not one, but placed above one; `rest`: below all of them.
+        verdict: `right`: a label of the clip; `wrong`: not one, but placed above one; `rest`: below all of
+            them, or its truth is unknown.
     """
 
     label: str
     score: float
     place: int
-    verdict: Literal["right", "wrong", "rest"]
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def best_and_worst(
     num_worst, num_best = min(num_clips, (len(order) + 1) // 2), min(num_clips, len(order) // 2)
 
     def card(row: int) -> ClipCard:
-        return _card(scores, probabilities[row], present[row], row, float(precision[row]), frames_of)
+        return _card(scores, probabilities[row], present[row], known[row], row, float(precision[row]), frames_of)
 
     return [card(row) for row in order[::-1][:num_best]], [card(row) for row in order[:num_worst]]
 
@@ -111,17 +113,26 @@ def strip_of(frames: Array) -> Strip:
 
 
 def _card(
-    scores: Scores, probabilities: Array, present: Array, row: int, precision: float, frames_of: FramesOf | None
+    scores: Scores,
+    probabilities: Array,
+    present: Array,
+    known: Array,
+    row: int,
+    precision: float,
+    frames_of: FramesOf | None,
 ) -> ClipCard:
     order = np.argsort(-probabilities, kind="stable")
+    last_right = int(np.flatnonzero(present[order])[-1])
     shown = max(3, min(6, int(present.sum())))
     frames = None if frames_of is None else frames_of(scores.video_ids[row])
 
-    last_right = int(np.flatnonzero(present[order])[-1])
-
     def prediction(place: int) -> Prediction:
         label = int(order[place])
-        verdict = "right" if present[label] else "wrong" if place < last_right else "rest"
+        verdict: Verdict = "rest"
+        if present[label]:
+            verdict = "right"
+        elif known[label] and place < last_right:
+            verdict = "wrong"
         return Prediction(scores.label_names[label], float(probabilities[label]), place + 1, verdict)
 
     return ClipCard(
