@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltag.data.dataset import ClipDataset, label_swaps
+from reeltag.data.dataset import ClipDataset, balanced_weights, label_swaps
 from reeltag.data.footage import Footage
 from reeltag.data.manifest import Manifest
 from reeltag.data.views import TestView, TrainingView
@@ -20,6 +20,7 @@ from reeltag.metrics import METRICS
 from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
 from reeltag.recipe import Recipe
+from reeltag.registry import close_name
 
 Loss = Callable[..., Tensor]
 
@@ -34,6 +35,7 @@ class Parts:
         training: clips drawn by the recipe's training view.
         test: the recipe's test views of the same footage.
         train_rows: rows of the manifest to train on; `val_rows`: to validate on, possibly none.
+        weights: how often each training row is drawn, or None for once an epoch.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class Parts:
     test: ClipDataset
     train_rows: list[int]
     val_rows: list[int]
+    weights: list[float] | None = None
 
 
 def check(recipe: Recipe) -> None:
@@ -144,7 +147,20 @@ def build_parts(recipe: Recipe, footage: Footage, *, train_split: str = "train",
         model.set_bias(log_prior(manifest, train_rows))
     training, test = build_datasets(recipe, footage)
     loss = LOSSES.bind(recipe.loss.name, **recipe.loss.options)
-    return Parts(recipe, names, model, loss, training, test, train_rows, val_rows)
+    weights = None
+    if recipe.data.balance_labels:
+        weights = balanced_weights(training.targets[train_rows], _columns(recipe.data.balance_labels, names))
+    return Parts(recipe, names, model, loss, training, test, train_rows, val_rows, weights)
+
+
+def _columns(wanted: list[str], names: list[str]) -> list[int]:
+    for name in wanted:
+        if name not in names:
+            raise RecipeError(
+                f"data.balance_labels: {name!r} is no label of this manifest. {close_name(name, names)}"
+                f"It has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            )
+    return [names.index(name) for name in wanted]
 
 
 def rows_of(manifest: Manifest, split: str, *, needed: bool = True) -> list[int]:

@@ -32,6 +32,18 @@ class SourceSection(_Section):
     assumed: list[str] = Field(default_factory=list)
 
 
+class StageSection(_Section):
+    """From which epoch on training clips have another size: small ones first buy more clips a minute.
+
+    Source: progressive resizing as in Tan, Le. EfficientNetV2, arXiv:2104.00298, section 4.2.
+    """
+
+    from_epoch: Annotated[float, Field(ge=0)]
+    crop_px: Pixels
+    num_frames: Annotated[int, Field(ge=1, le=4096)]
+    short_side_px: Pixels
+
+
 class DataSection(_Section):
     """Which frames a training clip holds and how they are cropped and varied. Lengths in pixels, times in frames."""
 
@@ -51,6 +63,8 @@ class DataSection(_Section):
     swap_labels: dict[Literal["horizontal", "vertical", "time"], list[tuple[str, str]]] = Field(default_factory=dict)
     channel_permutation: Probability = 0.0
     gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    balance_labels: list[str] = Field(default_factory=list)
+    stages: list[StageSection] = Field(default_factory=list)
     max_bad: Probability = 0.1
 
     @model_validator(mode="after")
@@ -59,7 +73,15 @@ class DataSection(_Section):
             raise ValueError("crop: random_short_side needs short_side_max_px, the largest short side to draw")
         if self.crop not in ("none", "resized", "multi_scale_corners") and self.crop_px > self.short_side_px:
             raise ValueError(f"crop_px {self.crop_px} is larger than short_side_px {self.short_side_px}")
+        starts = [stage.from_epoch for stage in self.stages]
+        if starts and (starts[0] != 0 or starts != sorted(set(starts))):
+            raise ValueError(f"stages must begin at from_epoch 0 and rise, got {starts}")
         return self
+
+    def at_epoch(self, epoch: int) -> DataSection:
+        """Return the section with the sizes of the stage that `epoch` lies in."""
+        stage = next((stage for stage in reversed(self.stages) if stage.from_epoch <= epoch), None)
+        return self if stage is None else self.model_copy(update=stage.model_dump(exclude={"from_epoch"}))
 
 
 class _OpenSection(_Section):

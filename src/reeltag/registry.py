@@ -85,7 +85,9 @@ class Registry(Mapping[str, Builder[T]], Generic[T]):
                 key, builder = self.families[prefix]
                 return partial(builder, **{key: name[len(prefix) :]})
         hint = close_name(name, list(self._builders))
-        raise UnknownName(f"No {self.kind} is called {name!r}. {hint}`reeltag list {plural(self.kind)}` shows all of them.")
+        raise UnknownName(
+            f"No {self.kind} is called {name!r}. {hint}`reeltag list {plural(self.kind)}` shows all of them."
+        )
 
     def __contains__(self, name: object) -> bool:
         try:

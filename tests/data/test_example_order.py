@@ -45,3 +45,19 @@ def test_mix_spreads():
     assert len(seeds) == 8 * 8 * 64
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert mix(1, 2) != mix(2, 1)
+
+
+def test_weights_say_how_often_a_row_is_drawn():
+    order = EpochOrder([7, 8, 9], 1, seed=4, weights=[4.0, 1.0, 1.0])
+    counts = {7: 0, 8: 0, 9: 0}
+    for epoch in range(60):
+        rows = [row for batch in batches(order, epoch) for _, row in batch]
+        assert len(rows) == 3
+        assert rows.count(7) == 2  # 3 rows an epoch, of which 4/6 are this one
+        for row in rows:
+            counts[row] += 1
+    assert counts[7] == 120
+    assert counts[8] + counts[9] == 60
+    assert 15 < counts[8] < 45
+    with pytest.raises(ValueError, match="need 3 weights"):
+        EpochOrder([7, 8, 9], 1, seed=4, weights=[0.0, 0.0, 0.0])

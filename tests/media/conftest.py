@@ -8,13 +8,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from torch import Tensor
 
 CELLS = 10
 CORNERS = ((224, 16, 16), (16, 224, 16), (16, 16, 224), (224, 224, 16))  # red, green / blue, yellow
 
 
-def numbered_frame(number: int, width: int = 160, height: int = 120) -> np.ndarray:
+def draw_number(number: int, width: int = 160, height: int = 120) -> np.ndarray:
     """(H, W, 3): ten black or white cells, the highest bit first, between four coloured corners."""
     picture = np.empty((height, width, 3), dtype=np.uint8)
     half, quarter, cell = width // 2, height // 4, width // CELLS
@@ -24,26 +23,6 @@ def numbered_frame(number: int, width: int = 160, height: int = 120) -> np.ndarr
         bit = number >> (CELLS - 1 - place) & 1
         picture[quarter:-quarter, place * cell : (place + 1) * cell] = 235 if bit else 16
     return picture
-
-
-def read_numbers(clip: Tensor) -> list[int]:
-    """The numbers that the frames of a uint8 (T, 3, H, W) clip show."""
-    _, _, height, width = clip.shape
-    band = clip[:, :, height // 2 - height // 16 : height // 2 + height // 16].float().mean((1, 2))  # (T, W)
-    cell = width / CELLS
-    numbers = []
-    for row in band:
-        bits = [row[int(cell * (place + 0.3)) : int(cell * (place + 0.7))].mean() > 128 for place in range(CELLS)]
-        numbers.append(sum(int(bit) << (CELLS - 1 - place) for place, bit in enumerate(bits)))
-    return numbers
-
-
-def read_corners(clip: Tensor) -> list[list[int]]:
-    """The colours of the four corners of the first frame: upper left and right, lower left and right."""
-    _, _, height, width = clip.shape
-    y, x = height // 10, width // 10
-    places = [(y, x), (y, -x), (-y, x), (-y, -x)]
-    return [clip[0, :, y, x].tolist() for y, x in places]
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +65,7 @@ def write_numbered() -> Callable[..., Path]:
                 track = container.add_stream(sound_codec, rate=sound_hz, layout=layout)
                 track.time_base = Fraction(1, sound_hz)
             for i, number in enumerate(numbers):
-                frame = av.VideoFrame.from_ndarray(numbered_frame(number, *size), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(draw_number(number, *size), format="rgb24")
                 frame.time_base = base
                 milliseconds = times_ms[i] if times_ms else i * 1000 // fps
                 frame.pts = milliseconds + round(start_s * 1000) if times_ms or start_s else i
@@ -108,3 +87,9 @@ def write_numbered() -> Callable[..., Path]:
 def numbered(tmp_path: Path, write_numbered: Callable[..., Path]) -> Path:
     """30 frames at 10 fps with B-frames, a key frame every ten."""
     return write_numbered(tmp_path / "numbered.mp4", options={"bf": "3"})
+
+
+@pytest.fixture(scope="session")
+def numbered_frame() -> Callable[..., np.ndarray]:
+    """The function that draws a number."""
+    return draw_number

@@ -26,10 +26,11 @@ class Size:
     train: int
     test: int
     recipe: str
+    tail: float
 
 
-QUICK = Size(train=160, test=60, recipe="demo/quick")
-FULL = Size(train=2000, test=400, recipe="demo/tsm_mini")
+QUICK = Size(train=160, test=60, recipe="demo/quick", tail=1.0)
+FULL = Size(train=2000, test=400, recipe="demo/tsm_mini", tail=20.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def run_demo(out: Path, *, quick: bool, console: Console, seed: int = 0) -> Demo
         raise StoreError(f"{out} already holds a demonstration; give another --out, or remove it")
     size, started = QUICK if quick else FULL, time.monotonic()
     console.print(f"rendering {size.train + size.test} clips with known labels into {out / 'data'}")
-    manifest = write_minimoments(out / "data", size.train, 0, size.test, seed=seed)
+    manifest = write_minimoments(out / "data", size.train, 0, size.test, seed=seed, tail=size.tail)
     console.print("packing them, so that training reads pixels and not files")
     shards, _ = packed(manifest, out / "packed", store="raw", short_side_px=72)
     run = train_and_evaluate(size.recipe, shards, out / "runs", seed=0, split="test", console=console)

@@ -19,6 +19,10 @@ Swaps = dict[str, Tensor]  # name of a flip -> (L,) column that each label takes
 class View(Protocol):
     """How frames are chosen and turned into the views of a video; `names` has one name a view."""
 
+    def at_epoch(self, epoch: int) -> View:
+        """Return the view that this epoch uses."""
+        ...
+
     @property
     def num_views(self) -> int:
         """V."""
@@ -62,13 +66,14 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: Key) -> dict[str, Any]:
         epoch, row = key
         generator = torch.Generator().manual_seed(mix(self.seed, epoch, row))
+        view = self.view.at_epoch(epoch)
         try:
-            frames = self.footage.clip(row, lambda n, fps: self.view.choose(n, fps, generator))
+            frames = self.footage.clip(row, lambda n, fps: view.choose(n, fps, generator))
         except MediaError as error:
             manifest = self.footage.manifest
             bad = {"row": row, "video_id": manifest.video_ids[row], "path": error.path}
             return {"row": row, "bad": {**bad, "reason": error.reason, "message": error.detail}}
-        video, applied = self.view.render(frames, generator)
+        video, applied = view.render(frames, generator)
         targets, ignore = self.targets[row], self.ignore[row]
         for flip in sorted(applied & self.swaps.keys()):
             targets, ignore = targets[self.swaps[flip]], ignore[self.swaps[flip]]
@@ -106,6 +111,22 @@ def label_swaps(pairs: Mapping[Any, list[tuple[str, str]]], label_names: list[st
             order[column[first]], order[column[second]] = column[second], column[first]
         swaps[flip] = order
     return swaps
+
+
+def balanced_weights(targets: Tensor, columns: list[int]) -> list[float]:
+    """Return a weight for each clip so that every label of `columns` is drawn equally often.
+
+    Args:
+        targets: (N, L), 0 or 1.
+        columns: the labels to balance; a clip takes the weight 1 / count of its rarest one, and a clip without any of
+            them the mean weight of the others.
+    """
+    chosen = targets[:, columns] > 0  # (N, K)
+    rarity = 1 / chosen.sum(0).clamp(min=1).double()
+    weights = torch.where(chosen, rarity, torch.zeros(())).amax(1)
+    has_any = chosen.any(1)
+    mean = float(weights[has_any].mean()) if bool(has_any.any()) else 1.0
+    return torch.where(has_any, weights, torch.full((), mean, dtype=torch.float64)).tolist()
 
 
 def make_loader(dataset: ClipDataset, keys: Iterable[list[Key]], *, workers: int, seed: int = 0) -> DataLoader[Any]:

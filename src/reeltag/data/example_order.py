@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 Key = tuple[int, int]  # (epoch, row of the manifest)
@@ -24,13 +25,25 @@ class EpochOrder(Sampler[list[Key]]):
         seed: what the permutations are drawn from.
         rank: this process, in 0..world-1; `world`: the number of processes.
         drop_last: leave out a batch that is not whole.
+        weights: how often each row is drawn relative to the others; None visits every row once an epoch.
     """
 
     def __init__(
-        self, rows: list[int], batch_size: int, *, seed: int, rank: int = 0, world: int = 1, drop_last: bool = True
+        self,
+        rows: list[int],
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        drop_last: bool = True,
+        weights: list[float] | None = None,
     ) -> None:
         if not rows:
             raise ValueError("there is no row to visit")
+        if weights is not None and (len(weights) != len(rows) or min(weights) < 0 or sum(weights) <= 0):
+            raise ValueError(f"need {len(rows)} weights >= 0 that are not all 0, got {len(weights)}")
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.rows = torch.tensor(rows)
         self.batch_size = batch_size
         self.seed = seed
@@ -51,13 +64,27 @@ class EpochOrder(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
-        shuffled = self.rows[torch.randperm(len(self.rows), generator=generator)].tolist()
+        rows = self._drawn(generator)
+        shuffled = rows[torch.randperm(len(rows), generator=generator)].tolist()
         step = self.batch_size * self.world
         for batch in range(self.start, self.num_batches):
             first = batch * step + self.rank * self.batch_size
             keys = [(self.epoch, row) for row in shuffled[first : min(first + self.batch_size, (batch + 1) * step)]]
             if keys:
                 yield keys
+
+    def _drawn(self, generator: torch.Generator) -> Tensor:
+        """The rows of an epoch, as many as there are rows: row i floor(w_i) times, and once more by chance.
+
+        Systematic sampling: one random offset for all rows, so that counts differ from w_i by less than 1.
+        """
+        if self.weights is None:
+            return self.rows
+        edges = (self.weights / self.weights.sum()).cumsum(0) * len(self.rows)
+        offset = torch.rand((), generator=generator, dtype=torch.float64)
+        ticks = torch.arange(len(self.rows), dtype=torch.float64) + offset
+        places = torch.searchsorted(edges, ticks, right=True).clamp(max=len(self.rows) - 1)
+        return self.rows[places]
 
 
 def mix(*numbers: int) -> int:

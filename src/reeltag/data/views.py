@@ -36,6 +36,15 @@ class TrainingView:
     def __init__(self, data: DataSection) -> None:
         self.data = data
         self.transform = Compose(tuple(training_transforms(data)))
+        self._stages: dict[int, TrainingView] = {}
+
+    def at_epoch(self, epoch: int) -> TrainingView:
+        """Return the view of the recipe's stage that `epoch` lies in."""
+        if not self.data.stages:
+            return self
+        if epoch not in self._stages:
+            self._stages[epoch] = TrainingView(self.data.at_epoch(epoch).model_copy(update={"stages": []}))
+        return self._stages[epoch]
 
     def choose(self, num_frames: int, fps: float, generator: torch.Generator) -> list[int]:
         """Return the frame numbers of one clip."""
@@ -59,6 +68,10 @@ class TestView:
         self.resize = Resize(test.short_side_px or data.short_side_px)
         size = test.crop_px or (data.crop_px if data.crop != "none" else self.resize.short_side_px)
         self.crops = CenterCrop(size) if test.crops == 1 else ThreeCrops(size)
+
+    def at_epoch(self, epoch: int) -> TestView:
+        """Return this view: a test is the same at every epoch."""
+        return self
 
     def choose(self, num_frames: int, fps: float, generator: torch.Generator) -> list[int]:
         """Return the frame numbers of all clips, one clip after the other."""

@@ -68,6 +68,7 @@ class Trainer:
             seed=self.train.seed,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
+            weights=parts.weights,
         )
         self.total_steps = max(1, math.ceil(self.train.epochs * self.order.num_batches))
         model = parts.model.to(self.device)

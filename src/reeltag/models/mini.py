@@ -12,7 +12,11 @@ from reeltag.models.image2d import ImageBackbone
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the last norm starts at zero, so that the block starts as identity."""
+    """Two 3x3 convolutions with a shortcut.
+
+    The last norm starts at one, not at zero as in larger nets: a residual branch that starts at zero hides the temporal
+    shift in it, and motion is then learned much later.
+    """
 
     def __init__(self, in_width: int, width: int, stride: int) -> None:
         super().__init__()
@@ -20,7 +24,6 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        nn.init.zeros_(self.bn2.weight)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_width != width:
             self.downsample = nn.Sequential(nn.Conv2d(in_width, width, 1, stride, bias=False), nn.BatchNorm2d(width))

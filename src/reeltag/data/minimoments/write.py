@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -88,6 +88,7 @@ def write_minimoments(
     seed: int = 0,
     workers: int = 2,
     tail: float = 20.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write MiniMoments: real mp4 files with sound whose labels have known causes.
 
@@ -100,6 +101,7 @@ def write_minimoments(
         workers: processes; they change the speed alone. With 2 or more, a script that calls this needs Python's
             `if __name__ == "__main__":`, as with any process pool.
         tail: commonest over rarest label within appearance, sound and scene of the train split, >= 1.
+        progress: called with (clips done, clips in all).
 
     Returns:
         The path of `out`/manifest.csv: path, labels (`a|b|c`), video_id, split, pair (the two motion labels that
@@ -115,8 +117,9 @@ def write_minimoments(
         raise ReeltagError(f"workers is {workers}; it must be 1 or more. Give the number of processes to use.")
     (out / "videos").mkdir(parents=True, exist_ok=True)
     write = partial(write_clip, out=out, seed=seed)
-    for _ in _map(write, plans, workers):
-        pass
+    for done, _ in enumerate(_map(write, plans, workers), start=1):
+        if progress is not None:
+            progress(done, len(plans))
     _replace(out / "labels.txt", "".join(f"{label}\n" for label in LABELS))
     return _replace(out / "manifest.csv", _manifest(plans, seed))
 
