@@ -54,6 +54,7 @@ class DataSection(_Section):
     fps: Annotated[float, Field(gt=0)] | None = None
     short_side_px: Pixels = 256
     short_side_max_px: Pixels | None = None
+    keep_aspect: bool = True
     crop: Literal["none", "center", "random", "resized", "multi_scale_corners", "random_short_side"] = "random"
     crop_px: Pixels = 224
     crop_scale: tuple[Probability, Probability] = (0.08, 1.0)

@@ -19,6 +19,7 @@ from reeltag.media.transforms import (
     RandomResizedCrop,
     RandomShortSideCrop,
     Resize,
+    ResizeTo,
     ThreeCrops,
     TimeReverse,
     Transform,
@@ -65,8 +66,9 @@ class TestView:
         self.data, self.test = data, test
         self.num_views = test.clips * test.crops
         self.names = tuple(f"clip{clip}_crop{crop}" for clip in range(test.clips) for crop in range(test.crops))
-        self.resize = Resize(test.short_side_px or data.short_side_px)
-        size = test.crop_px or (data.crop_px if data.crop != "none" else self.resize.short_side_px)
+        short_side_px = test.short_side_px or data.short_side_px
+        self.resize = resize_of(data, short_side_px)
+        size = test.crop_px or (data.crop_px if data.crop != "none" else short_side_px)
         self.crops = CenterCrop(size) if test.crops == 1 else ThreeCrops(size)
 
     def at_epoch(self, epoch: int) -> TestView:
@@ -89,14 +91,20 @@ class TestView:
         return split.flatten(0, 1), set()
 
 
+def resize_of(data: DataSection, short_side_px: int) -> Resize | ResizeTo:
+    """Return the resize to a short side, or to a square of it where the recipe does not keep the aspect ratio."""
+    return Resize(short_side_px) if data.keep_aspect else ResizeTo(short_side_px, short_side_px)
+
+
 def training_transforms(data: DataSection) -> list[Transform]:
     """Return the transforms of a training clip in their order: crop and resize, flips, colour."""
+    resize = resize_of(data, data.short_side_px)
     crops: dict[str, list[Transform]] = {
-        "none": [Resize(data.short_side_px)],
-        "center": [Resize(data.short_side_px), CenterCrop(data.crop_px)],
-        "random": [Resize(data.short_side_px), RandomCrop(data.crop_px)],
+        "none": [resize],
+        "center": [resize, CenterCrop(data.crop_px)],
+        "random": [resize, RandomCrop(data.crop_px)],
         "resized": [RandomResizedCrop(data.crop_px, scale=data.crop_scale)],
-        "multi_scale_corners": [Resize(data.short_side_px), MultiScaleCornerCrop(data.crop_px)],
+        "multi_scale_corners": [resize, MultiScaleCornerCrop(data.crop_px)],
         "random_short_side": [
             RandomShortSideCrop(data.short_side_px, data.short_side_max_px or data.short_side_px, data.crop_px)
         ],
