@@ -35,13 +35,13 @@ class SourceSection(_Section):
 class StageSection(_Section):
     """From which epoch on training clips have another size: small ones first buy more clips a minute.
 
-    Source: progressive resizing as in Tan, Le. EfficientNetV2, arXiv:2104.00298, section 4.2.
+    The short sides scale with the crop. Source: progressive resizing as in Tan, Le. EfficientNetV2, arXiv:2104.00298,
+    section 4.2.
     """
 
     from_epoch: Annotated[float, Field(ge=0)]
     crop_px: Pixels
     num_frames: Annotated[int, Field(ge=1, le=4096)]
-    short_side_px: Pixels
 
 
 class DataSection(_Section):
@@ -82,7 +82,19 @@ class DataSection(_Section):
     def at_epoch(self, epoch: int) -> DataSection:
         """Return the section with the sizes of the stage that `epoch` lies in."""
         stage = next((stage for stage in reversed(self.stages) if stage.from_epoch <= epoch), None)
-        return self if stage is None else self.model_copy(update=stage.model_dump(exclude={"from_epoch"}))
+        if stage is None:
+            return self
+        scale = stage.crop_px / self.crop_px
+        largest = self.short_side_max_px
+        return self.model_copy(
+            update={
+                "crop_px": stage.crop_px,
+                "num_frames": stage.num_frames,
+                "short_side_px": round(self.short_side_px * scale),
+                "short_side_max_px": None if largest is None else round(largest * scale),
+                "stages": [],
+            }
+        )
 
 
 class _OpenSection(_Section):

@@ -82,9 +82,10 @@ def test_aspect_ratio_is_kept_or_not():
 
 
 def test_stages_change_the_size_by_epoch():
-    small = {"from_epoch": 0, "crop_px": 8, "num_frames": 2, "short_side_px": 10}
-    large = {"from_epoch": 3, "crop_px": 16, "num_frames": 4, "short_side_px": 20}
+    small = {"from_epoch": 0, "crop_px": 8, "num_frames": 2}
+    large = {"from_epoch": 3, "crop_px": 16, "num_frames": 4}
     data = DataSection(num_frames=4, short_side_px=20, crop_px=16, stages=[small, large])
+    assert data.at_epoch(2).short_side_px == 10
     view = TrainingView(data)
     for epoch, frames, side in ((0, 2, 8), (2, 2, 8), (3, 4, 16), (50, 4, 16)):
         at = view.at_epoch(epoch)

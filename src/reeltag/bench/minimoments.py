@@ -23,14 +23,20 @@ ROTATIONS = ("motion_clockwise", "motion_counter_clockwise")
 
 @BENCHES.register("minimoments")
 def minimoments(
-    out: str = "runs/minimoments", train: int = 2000, test: int = 400, seeds: int = 3, data_seed: int = 0
+    out: str = "runs/minimoments",
+    train: int = 2000,
+    test: int = 400,
+    seeds: int = 3,
+    first_seed: int = 0,
+    data_seed: int = 0,
 ) -> dict[str, Any]:
     """Render and pack MiniMoments, train both recipes over seeds, and print mean AP by kind of label.
 
     Args:
         out: where the clips, shards and runs go.
         train: training clips; `test`: test clips.
-        seeds: runs of each recipe, from seed 0 on.
+        seeds: runs of each recipe, from `first_seed` on.
+        first_seed: the first seed; with a second machine or core, another call does the others.
         data_seed: of the generated clips.
     """
     console, folder = Console(stderr=True, highlight=False), Path(out)
@@ -44,7 +50,7 @@ def minimoments(
     for recipe in RECIPES:
         name = recipe.split("/")[-1]
         result["runs"][name] = []
-        for seed in range(seeds):
+        for seed in range(first_seed, first_seed + seeds):
             run = train_and_evaluate(recipe, shards, folder / name, seed=seed, split="test", console=console)
             minutes = round((run.train_s + run.evaluate_s) / 60, 2)
             result["runs"][name].append({**measure(run.scores), "minutes": minutes})

@@ -34,6 +34,7 @@ def sibur(
     data: str = "sibur",
     out: str = "runs/sibur",
     seeds: int = 3,
+    first_seed: int = 0,
     split: str = "authors",
     recipe: str = RECIPE,
 ) -> dict[str, Any]:
@@ -42,7 +43,8 @@ def sibur(
     Args:
         data: the folder that holds multilabel.csv and the videos.
         out: where manifests, shards and runs go.
-        seeds: runs, from seed 0 on.
+        seeds: runs, from `first_seed` on.
+        first_seed: the first seed; with a second machine or core, another call does the others.
         split: `authors`, or `location`: train on the other places and test on `HELD_OUT`.
         recipe: what to train.
     """
@@ -58,9 +60,10 @@ def sibur(
     manifest.write(path)
     shards, _ = packed(path, folder / f"packed-{split}", store="raw", short_side_px=128, max_frames=32)
     prepared_s = time.monotonic() - started
+    balance = (f"data.balance_labels=[{', '.join(ACTIONS)}]",)
     runs = [
-        train_and_evaluate(recipe, shards, folder / split, seed=seed, split="val", console=console)
-        for seed in range(seeds)
+        train_and_evaluate(recipe, shards, folder / split, seed=seed, split="val", console=console, overrides=balance)
+        for seed in range(first_seed, first_seed + seeds)
     ]
     result: dict[str, Any] = {
         "split": split if split == "authors" else f"{HELD_OUT} held out",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from reeltag.data.footage import open_footage
@@ -15,7 +17,10 @@ from reeltag.data.pack import pack
 from reeltag.engine.run_recipe import TrainCall, train_recipe
 from reeltag.inference.evaluate import evaluate, write_evaluation
 from reeltag.inference.load import load_trained
+from reeltag.store.atomic import write_json
 from reeltag.store.scores import Scores
+
+TIMES = "times.json"
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,23 @@ def packed(manifest: Path, out: Path, **options: Any) -> tuple[Path, float]:
 def train_and_evaluate(
     recipe: str, data: Path, out: Path, *, seed: int, split: str, console: Console, overrides: tuple[str, ...] = ()
 ) -> TimedRun:
-    """Train one seed into `out/seed<seed>` and evaluate its last checkpoint on a split."""
+    """Train one seed into `out/seed<seed>` and evaluate its last checkpoint on a split.
+
+    A run that an earlier call finished is read, not trained again; its times are those of the first time.
+    """
+    folder = out / f"seed{seed}"
+    if (folder / TIMES).exists():
+        console.print(f"{folder} is there already")
+        times = json.loads((folder / TIMES).read_text())
+        return TimedRun(
+            folder, Scores.read(folder / "scores" / f"{split}.parquet"), times["train_s"], times["evaluate_s"]
+        )
     started = time.monotonic()
-    call = TrainCall(recipe, overrides, data, out)
-    folder = Path(train_recipe(call, seed, console, many=True)["run"])
+    train_recipe(TrainCall(recipe, overrides, data, out), seed, console, many=True)
     trained = time.monotonic()
     loaded = load_trained(str(folder))
     found = evaluate(loaded, open_footage(data), split=split)
     write_evaluation(found, loaded, folder)
-    return TimedRun(folder, found.scores, trained - started, time.monotonic() - trained)
+    times = {"train_s": trained - started, "evaluate_s": time.monotonic() - trained, "threads": torch.get_num_threads()}
+    write_json(folder / TIMES, times)
+    return TimedRun(folder, found.scores, times["train_s"], times["evaluate_s"])

@@ -17,7 +17,7 @@ videos/garden.mp4,dog|car,val
 
 _COMMANDS = """# From videos to tags
 
-1. Put your videos into `videos/` and one row a video into `manifest.csv`: its path, its labels separated by `|`,
+1. Put your videos into `videos/` and one row a video into `manifest.csv` (as in `manifest.example.csv`): its path, its labels separated by `|`,
    and, if you like, its split (train, val, test). Without that column training makes a split that keeps labels' shares.
    Or import what you have: `reeltag data import SRC --out manifest.csv` reads folders per label, csv, jsonl and the
    annotation files of mmaction2, X-Temporal, Kinetics, Moments in Time and UCF101.
@@ -44,7 +44,7 @@ def new(
     recipe = find_recipe("demo/tsm_resnet18_112").read_bytes()
     (folder / "videos").mkdir(parents=True)
     for name, content in (
-        ("manifest.csv", _MANIFEST.encode()),
+        ("manifest.example.csv", _MANIFEST.encode()),
         ("README.md", _COMMANDS.encode()),
         ("recipe.yaml", recipe),
     ):

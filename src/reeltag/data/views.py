@@ -44,7 +44,7 @@ class TrainingView:
         if not self.data.stages:
             return self
         if epoch not in self._stages:
-            self._stages[epoch] = TrainingView(self.data.at_epoch(epoch).model_copy(update={"stages": []}))
+            self._stages[epoch] = TrainingView(self.data.at_epoch(epoch))
         return self._stages[epoch]
 
     def choose(self, num_frames: int, fps: float, generator: torch.Generator) -> list[int]:
@@ -109,6 +109,8 @@ def training_transforms(data: DataSection) -> list[Transform]:
             RandomShortSideCrop(data.short_side_px, data.short_side_max_px or data.short_side_px, data.crop_px)
         ],
     }
+    if data.crop == "random_short_side" and not data.keep_aspect:
+        crops["random_short_side"].insert(0, resize_of(data, data.short_side_max_px or data.short_side_px))
     steps = crops[data.crop]
     if data.flip:
         steps.append(HorizontalFlip())
