@@ -93,16 +93,17 @@ def create_model(
 
 
 def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
-    """Build the recipe's model with weights drawn from `train.seed`."""
+    """Build the recipe's model with weights drawn from `train.seed`, 2D kernels in channels_last order."""
     torch.manual_seed(recipe.train.seed)
-    model = recipe.model
-    return create_model(
-        model.name,
+    section = recipe.model
+    model = create_model(
+        section.name,
         num_labels=num_labels,
         num_frames=recipe.data.num_frames,
-        pretrained=model.pretrained,
-        **model.options,
+        pretrained=section.pretrained,
+        **section.options,
     )
+    return model.to(memory_format=torch.channels_last)
 
 
 def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipDataset]:

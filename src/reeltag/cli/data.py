@@ -183,19 +183,19 @@ def pack(
 @app.command("demo")
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    clips: Annotated[int, typer.Option(min=60, help="How many clips, all splits together.")] = 2400,
+    clips: Annotated[int, typer.Option(min=70, help="How many clips, all splits together.")] = 2800,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Rendering processes.")] = 2,
 ) -> None:
     """Write MiniMoments: real mp4 files whose 30 labels have known causes, with a manifest.
 
-    Example: reeltag data demo --out minimoments --clips 2400
+    Example: reeltag data demo --out minimoments --clips 1000
     """
     from reeltag.data.minimoments import write_minimoments
 
-    test = max(20, clips // 6)
+    test = clips // 7
     with Counter("rendering") as progress:
         path = write_minimoments(
-            out, num_train=clips - test, num_val=0, num_test=test, seed=seed, workers=workers, progress=progress
+            out, num_train=clips - 2 * test, num_val=test, num_test=test, seed=seed, workers=workers, progress=progress
         )
     print(path)

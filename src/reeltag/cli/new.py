@@ -17,8 +17,8 @@ videos/garden.mp4,dog|car,val
 
 _COMMANDS = """# From videos to tags
 
-1. Put your videos into `videos/` and one row a video into `manifest.csv` (as in `manifest.example.csv`): its path, its labels separated by `|`,
-   and, if you like, its split (train, val, test). Without that column training makes a split that keeps labels' shares.
+1. Put your videos into `videos/` and one row a video into `manifest.csv`, as in `manifest.example.csv`: its path, its
+   labels separated by `|` and, if you like, its split (train, val, test). Without that column training makes a split.
    Or import what you have: `reeltag data import SRC --out manifest.csv` reads folders per label, csv, jsonl and the
    annotation files of mmaction2, X-Temporal, Kinetics, Moments in Time and UCF101.
 2. `reeltag data check manifest.csv` looks for unreadable files, duplicates and leaks between splits.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,8 +59,9 @@ class Trainer:
     ) -> None:
         self.parts, self.run, self.monitor = parts, run, monitor
         self.train = parts.recipe.train
-        precision = resolve_precision(self.train.precision, device)
-        self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device == "cpu")
+        # Accelerate fixes its precision for the whole process; ours is each run's own.
+        self.bf16 = resolve_precision(self.train.precision, device) == "bf16"
+        self.accelerator = Accelerator(cpu=device == "cpu")
         self.device = self.accelerator.device
         self.workers = default_workers(self.device, parts.training.footage.packed) if workers is None else workers
         self.order = EpochOrder(
@@ -123,7 +125,8 @@ class Trainer:
     def _update(self, batch: dict[str, Any]) -> float:
         """One optimiser step; returns the loss."""
         video = batch["video"].to(self.device, non_blocking=True).flatten(0, 1)  # (B, T, C, H, W): one view a clip
-        logits = self.model(video)
+        with self._autocast():
+            logits = self.model(video)
         ignore = batch["ignore"].to(self.device) if bool(batch["ignore"].any()) else None
         loss = self.parts.loss(logits.float(), batch["targets"].to(self.device), ignore=ignore)
         value = float(loss.detach())
@@ -138,6 +141,9 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return value
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def _mid_epoch(self) -> bool:
         return self.at.batch < self.order.num_batches
@@ -172,6 +178,7 @@ class Trainer:
                 self.monitor.over(loader, "validating"),
                 average=self.parts.recipe.test.average,
                 device=self.device,
+                autocast=self._autocast,
             )
         )
         scored = [part for part in found if len(part.rows)]

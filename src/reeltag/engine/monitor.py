@@ -106,6 +106,7 @@ class Monitor:
             self.console.print(
                 f"step {line['step']}/{self._total}  epoch {line['epoch']:.1f}  {state}  {format_s(left_s)} left",
                 highlight=False,
+                soft_wrap=True,
             )
         if self._writer is not None:
             for name in ("loss", "lr", "clips_per_s", "wait_share"):
@@ -124,7 +125,7 @@ class Monitor:
     def note(self, text: str) -> None:
         """Show one line of text."""
         if self.console is not None:
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def over(self, items: Iterable[Item], what: str) -> Iterator[Item]:
         """Yield the items of a loader, with a bar of its own while a terminal watches."""

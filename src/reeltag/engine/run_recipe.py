@@ -79,7 +79,7 @@ def _open(manifest: Path | None, recipe: Recipe, console: Console | None) -> Foo
         raise RecipeError("no --manifest given; give a manifest (`reeltag data import` makes one) or a packed folder")
     footage, note = with_splits(open_footage(manifest))
     if note and console is not None:
-        console.print(note, markup=False)
+        console.print(note, markup=False, soft_wrap=True)
     return footage
 
 
@@ -123,6 +123,7 @@ def _describe(parts: Parts, run: RunFolder, console: Console | None) -> None:
         f"{parts.recipe.model.name}: {parameters / 1e6:.2f} M parameters, {len(parts.label_names)} labels, "
         f"{len(parts.train_rows)} clips to train on, {len(parts.val_rows)} to validate on; writing {run.path}",
         markup=False,
+        soft_wrap=True,
     )
 
 
