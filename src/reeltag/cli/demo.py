@@ -11,7 +11,7 @@ from reeltag.cli.console import AsJson, log, print_json, print_table
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="A new folder for clips, run and report.")] = Path("demo"),
+    out: Annotated[Path | None, typer.Option(help="A new folder; demo, demo-2, ... when not given.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Within a minute: few clips, appearance alone.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -21,7 +21,7 @@ def demo(
     """
     from reeltag.bench.demo import run_demo
 
-    result = run_demo(out, quick=quick, console=log())
+    result = run_demo(out or _free_folder(), quick=quick, console=log())
     if as_json:
         print_json({"report": str(result.report), "run": str(result.run), "measured": result.measured,
                     "truth": result.truth, "tags": result.tags.to_dict(5)})  # fmt: skip
@@ -32,3 +32,12 @@ def demo(
     print_table(["label", "score"], list(zip(result.tags.labels[:5], result.tags.scores[:5], strict=True)))
     print(f"report: {result.report}   ({result.measured['seconds']:.0f} s in all)")
     print(f"next: reeltag tag {result.run} YOUR_VIDEO.mp4")
+
+
+def _free_folder() -> Path:
+    """The first of demo, demo-2, ... that holds no demonstration yet."""
+    path, number = Path("demo"), 1
+    while (path / "runs").exists():
+        number += 1
+        path = Path(f"demo-{number}")
+    return path
