@@ -53,7 +53,7 @@ def minimoments(
         for seed in range(first_seed, first_seed + seeds):
             run = train_and_evaluate(recipe, shards, folder / name, seed=seed, split="test", console=console)
             minutes = round((run.train_s + run.evaluate_s) / 60, 2)
-            result["runs"][name].append({**measure(run.scores), "minutes": minutes})
+            result["runs"][name].append({**measure(run.scores), "minutes": minutes, "threads": run.threads})
         result[name] = _mean(result["runs"][name])
     write_json(folder / "minimoments.json", result)
     console.print_json(data=result)

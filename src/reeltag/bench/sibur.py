@@ -92,13 +92,14 @@ def _measure(run: TimedRun, prepared_s: float) -> dict[str, Any]:
     assert targets is not None  # `evaluate` always stores the truth
     both = targets.any(0) & ~targets.all(0)
     return {
-        "run": str(run.folder),
+        "seed": int(run.folder.name.removeprefix("seed")),
         "action_macro_f1": round(f1.macro, 4),
         "interval_95": [round(interval.low, 4), round(interval.high, 4)],
         "f1_by_action": dict(zip(ACTIONS, (round(float(value), 4) for value in f1.per_class), strict=True)),
         "map_macro": round(METRICS["map_macro"](run.scores.values[:, both], targets[:, both]), 4),
         "labels_with_both_classes": int(both.sum()),
         "minutes": round((prepared_s + run.train_s + run.evaluate_s) / 60, 2),
+        "threads": run.threads,
     }
 
 

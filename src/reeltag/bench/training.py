@@ -25,12 +25,13 @@ TIMES = "times.json"
 
 @dataclass(frozen=True)
 class TimedRun:
-    """One trained and evaluated run: its folder, the scores of the split, and the seconds that both took."""
+    """One trained and evaluated run: its folder, the scores of the split, the seconds of both, and torch's threads."""
 
     folder: Path
     scores: Scores
     train_s: float
     evaluate_s: float
+    threads: int
 
 
 def packed(manifest: Path, out: Path, **options: Any) -> tuple[Path, float]:
@@ -50,16 +51,15 @@ def train_and_evaluate(
     folder = out / f"seed{seed}"
     if (folder / TIMES).exists():
         console.print(f"{folder} is there already")
-        times = json.loads((folder / TIMES).read_text())
-        return TimedRun(
-            folder, Scores.read(folder / "scores" / f"{split}.parquet"), times["train_s"], times["evaluate_s"]
-        )
+        known = json.loads((folder / TIMES).read_text())
+        return TimedRun(folder, Scores.read(folder / "scores" / f"{split}.parquet"), **known)
     started = time.monotonic()
-    train_recipe(TrainCall(recipe, overrides, data, out), seed, console, many=True)
+    call = TrainCall(recipe, overrides, data, out, resume=(folder / "recipe.yaml").exists())
+    train_recipe(call, seed, console, many=True)
     trained = time.monotonic()
     loaded = load_trained(str(folder))
     found = evaluate(loaded, open_footage(data), split=split)
     write_evaluation(found, loaded, folder)
-    times = {"train_s": trained - started, "evaluate_s": time.monotonic() - trained, "threads": torch.get_num_threads()}
-    write_json(folder / TIMES, times)
-    return TimedRun(folder, found.scores, times["train_s"], times["evaluate_s"])
+    train_s, evaluate_s, threads = trained - started, time.monotonic() - trained, torch.get_num_threads()
+    write_json(folder / TIMES, {"train_s": train_s, "evaluate_s": evaluate_s, "threads": threads})
+    return TimedRun(folder, found.scores, train_s, evaluate_s, threads)
