@@ -13,10 +13,10 @@ def batches(order, epoch, start=0):
 def test_an_epoch_visits_every_row_once_and_epochs_differ():
     order = EpochOrder(list(range(100, 110)), 3, seed=5, drop_last=False)
     first, second = batches(order, 0), batches(order, 1)
-    assert sorted(row for batch in first for _, row in batch) == list(range(100, 110))
+    assert sorted(row for batch in first for _, row, _ in batch) == list(range(100, 110))
     assert [len(batch) for batch in first] == [3, 3, 3, 1]
-    assert [row for b in first for _, row in b] != [row for b in second for _, row in b]
-    assert {epoch for b in second for epoch, _ in b} == {1}
+    assert [row for b in first for _, row, _ in b] != [row for b in second for _, row, _ in b]
+    assert {epoch for b in second for epoch, _, _ in b} == {1}
 
 
 def test_any_batch_can_be_returned_to():
@@ -35,7 +35,7 @@ def test_processes_share_an_epoch_without_overlap():
 
 def test_a_set_smaller_than_a_batch_is_one_batch():
     order = EpochOrder([1, 2], 16, seed=0)
-    assert sorted(row for _, row in batches(order, 0)[0]) == [1, 2]
+    assert sorted(row for _, row, _ in batches(order, 0)[0]) == [1, 2]
     with pytest.raises(ValueError, match="no row"):
         EpochOrder([], 2, seed=0)
 
@@ -51,11 +51,13 @@ def test_weights_say_how_often_a_row_is_drawn():
     order = EpochOrder([7, 8, 9], 1, seed=4, weights=[4.0, 1.0, 1.0])
     counts = {7: 0, 8: 0, 9: 0}
     for epoch in range(60):
-        rows = [row for batch in batches(order, epoch) for _, row in batch]
+        rows = [row for batch in batches(order, epoch) for _, row, _ in batch]
         assert len(rows) == 3
         assert rows.count(7) == 2  # 3 rows an epoch, of which 4/6 are this one
         for row in rows:
             counts[row] += 1
+        copies = sorted(copy for batch in batches(order, epoch) for _, row, copy in batch if row == 7)
+        assert copies == [0, 1]  # so that the two draws are not the same picture
     assert counts[7] == 120
     assert counts[8] + counts[9] == 60
     assert 15 < counts[8] < 45

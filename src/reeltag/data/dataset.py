@@ -1,4 +1,4 @@
-"""Clips and targets by (epoch, row), drawn from a generator that depends on nothing else; and the loader over them."""
+"""Clips and targets by (epoch, row, copy), drawn from a generator that depends on nothing else; and their loader."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     Args:
         footage: where frames come from.
         view: which frames and how they are cropped.
-        seed: with (epoch, row) the only source of randomness.
+        seed: with the key (epoch, row, copy) the only source of randomness.
         swaps: for each flip the permutation of labels that it causes (a mirrored `left` is a `right`).
     """
 
@@ -64,8 +64,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return len(self.footage.manifest)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, row = key
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch, row))
+        epoch, row, copy = key
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch, row, *([copy] if copy else [])))
         view = self.view.at_epoch(epoch)
         try:
             frames = self.footage.clip(row, lambda n, fps: view.choose(n, fps, generator))
@@ -145,5 +145,5 @@ def make_loader(dataset: ClipDataset, keys: Iterable[list[Key]], *, workers: int
 
 def in_order(rows: Iterable[int], batch_size: int) -> list[list[Key]]:
     """Return batches of keys that visit rows once in their order, as evaluation does."""
-    keys = [(0, row) for row in rows]
+    keys = [(0, row, 0) for row in rows]
     return [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]

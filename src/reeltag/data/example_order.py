@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-Key = tuple[int, int]  # (epoch, row of the manifest)
+Key = tuple[int, int, int]  # (epoch, row of the manifest, how often the row came before in this epoch)
 
 
 class EpochOrder(Sampler[list[Key]]):
@@ -65,11 +66,15 @@ class EpochOrder(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         generator = torch.Generator().manual_seed(mix(self.seed, self.epoch))
         rows = self._drawn(generator)
-        shuffled = rows[torch.randperm(len(rows), generator=generator)].tolist()
+        before: Counter[int] = Counter()
+        numbered: list[Key] = []
+        for row in rows[torch.randperm(len(rows), generator=generator)].tolist():
+            numbered.append((self.epoch, row, before[row]))
+            before[row] += 1
         step = self.batch_size * self.world
         for batch in range(self.start, self.num_batches):
             first = batch * step + self.rank * self.batch_size
-            keys = [(self.epoch, row) for row in shuffled[first : min(first + self.batch_size, (batch + 1) * step)]]
+            keys = numbered[first : min(first + self.batch_size, (batch + 1) * step)]
             if keys:
                 yield keys
 
