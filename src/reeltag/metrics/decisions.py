@@ -9,7 +9,7 @@ import numpy as np
 
 from reeltag.metrics import METRICS
 from reeltag.metrics.average_precision import mean_of_known
-from reeltag.metrics.pairs import Array, Pairs, pairs_of
+from reeltag.metrics.pairs import Array, Pairs, as_array, pairs_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ def decide(pairs: Pairs, threshold: float | Array | Tensor = 0.5) -> Decisions:
 
 
 def _bars(pairs: Pairs, threshold: float | Array | Tensor) -> Array:
-    bars = np.asarray(threshold, dtype=np.float64)
+    bars = as_array(threshold).astype(np.float64)
     if bars.shape not in ((), (pairs.num_labels,)):
         raise ValueError(f"threshold must be a number or ({pairs.num_labels},), one per label, got {bars.shape}")
     if not ((bars >= 0) & (bars <= 1)).all():

@@ -44,7 +44,7 @@ class Pairs:
 
         Only thresholds and calibration ask: ranks are the same for both.
         """
-        return self._given_kind or self.once(_kind_of)
+        return self.once(_kind_of) if self._given_kind is None else self._given_kind
 
     @property
     def num_videos(self) -> int:
@@ -123,10 +123,10 @@ def pairs_of(
         return scores
     if kind is not None and kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))} or None, got {kind!r}")
-    values, truth = _as_array(scores), _as_array(targets)
+    values, truth = as_array(scores), as_array(targets)
     if values.ndim != 2 or values.shape != truth.shape:
         raise ValueError(f"scores and targets must both be (N, L), got {values.shape} and {truth.shape}")
-    mask = None if ignore is None else _as_array(ignore).astype(bool, copy=False)
+    mask = None if ignore is None else as_array(ignore).astype(bool, copy=False)
     if mask is not None and mask.shape != values.shape:
         raise ValueError(f"ignore must have the shape of the scores {values.shape}, got {mask.shape}")
     if mask is not None and not mask.any():
@@ -161,14 +161,15 @@ def _check_targets(pairs: Pairs) -> None:
             raise ValueError(f"targets must be 0 or 1, got {block[wrong].flat[0]}")
 
 
-def _as_array(values: Array | Tensor) -> Array:
+def as_array(values: float | Array | Tensor) -> Array:
+    """Return numbers, numpy or torch on any device, as numpy; bfloat16 becomes float32."""
     if isinstance(values, np.ndarray):
         return values
     if not hasattr(values, "detach"):
         return np.asarray(values)
     import torch  # already loaded: the value is a tensor
 
-    tensor = values.detach().cpu()
+    tensor: Tensor = values.detach().cpu()  # type: ignore[union-attr]
     return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
 
