@@ -95,6 +95,6 @@ def partial_bce(
     losses = F.binary_cross_entropy_with_logits(clips.logits, clips.targets, reduction="none")
     if clips.known is None:
         return (alpha + beta) * losses.mean()
-    num_labels, num_known = losses.shape[1], clips.known.sum(dim=1).clamp(min=1)
+    num_labels, num_known = losses.shape[1], clips.known.sum(dim=1).clamp(min=1).to(losses)
     factor = alpha * (num_known / num_labels) ** gamma + beta  # (B,)
-    return clips.mean_of_clips(factor.to(losses) * (losses * clips.known).sum(dim=1) / num_labels)
+    return clips.mean_of_clips(factor * (losses * clips.known).sum(dim=1) / num_labels)
