@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from reeltag.losses import LOSSES
+from reeltag.losses import LOSSES, NOT_IN_RECIPES
 
 NAMES = list(LOSSES)
 SOFT = {"kl"}  # its least value on several labels is 0 only up to rounding
@@ -127,3 +127,10 @@ def test_mismatched_shapes_are_refused(name):
         LOSSES[name](torch.zeros(4, 3), torch.zeros(4, 2))
     with pytest.raises(ValueError, match=r"\(4, 3\), got \(4, 1\)"):
         LOSSES[name](torch.zeros(4, 3), torch.zeros(4, 3), ignore=torch.zeros(4, 1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_other_option_can_stand_in_a_recipe(name):
+    for option, parameter in LOSSES.schema(name).items():
+        plain = isinstance(parameter.default, bool | int | float | str) or "float | None" in str(parameter.annotation)
+        assert plain != (option in NOT_IN_RECIPES), f"{name}.{option} = {parameter.default!r}"

@@ -251,6 +251,30 @@ def test_a_clamped_focal_loss_gives_no_gradient_where_it_is_most_wrong():
     assert torch.autograd.grad(ours, logits)[0].item() == pytest.approx(-1, rel=1e-12)
 
 
+def test_asymmetric_of_the_authors_sums_and_holds_its_focus_constant():
+    logits, targets = inputs("regular")
+    p = logits.sigmoid()
+    given = torch.where(targets > 0, p, (1.05 - p).clamp(max=1))
+    focus = (1 - given) ** torch.where(targets > 0, 1.0, 4.0)
+    theirs = -(focus.detach() * given.clamp(min=1e-8).log()).sum()
+    ours = LOSSES["asymmetric"](logits, targets, gamma_present=1, scale=logits.numel())
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    held, full = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (theirs, ours))
+    assert (full[targets > 0] < held[targets > 0]).all()  # the focus falls with p: the whole slope is steeper
+    assert full.abs().sum() > 1.5 * held.abs().sum()
+
+
+def test_torchvision_mixes_probabilities_where_targets_are_soft():
+    logits, targets = inputs("regular")
+    for truth, equal in ((targets, True), (0.8 * targets + 0.1, False)):
+        p = logits.sigmoid()
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        theirs = ((1 - (p * truth + (1 - p) * (1 - truth))) ** 2 * entropy).mean().item()
+        ours = LOSSES["focal"](logits, truth).item()
+        assert (ours == pytest.approx(theirs, rel=1e-12)) == equal
+        assert equal or ours > 1.05 * theirs
+
+
 def test_copied_versions_of_lsep_and_warp_differ():
     logits, targets = inputs("regular")
     clips = clips_of(logits, targets, None)

@@ -78,8 +78,8 @@ def asymmetric(
     Paper: Ridnik et al. Asymmetric Loss For Multi-Label Classification. ICCV 2021, arXiv:2009.14119, section 2.3.
 
     Public versions: the authors' code sums over labels and clips (so does `scale` = B x L), has gamma_present 1 by
-    default, clamps inside the logarithm at 1e-8 and can leave the focus factor out of the gradient; here it is always
-    in.
+    default, clamps inside the logarithm at 1e-8, which stops the gradient of present labels below that, and by default
+    holds the focus factor constant; here the gradient is that of the formula.
 
     Args:
         logits: (B, L), any real number.
