@@ -15,7 +15,7 @@ from reeltag.data.manifest import Manifest
 from reeltag.data.views import TestView, TrainingView
 from reeltag.data.vocab import vocabulary
 from reeltag.errors import ManifestError, RecipeError
-from reeltag.losses import LOSSES
+from reeltag.losses import LOSSES, NOT_IN_RECIPES
 from reeltag.metrics import METRICS
 from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
@@ -54,8 +54,8 @@ def check(recipe: Recipe) -> None:
     MODELS.check(recipe.model.name, recipe.model.options)
     LOSSES.check(recipe.loss.name, recipe.loss.options)
     _ = METRICS[recipe.train.best_by]
-    if "ignore" in recipe.loss.options or "weight" in recipe.loss.options:
-        raise RecipeError("loss.ignore and loss.weight are tensors that the data gives, not recipe settings")
+    for option in NOT_IN_RECIPES & set(recipe.loss.options):
+        raise RecipeError(f"loss.{option} is given by the data or by code, not a recipe setting; leave it out")
 
 
 def create_model(

@@ -5,7 +5,12 @@ import torch
 from torch import Tensor
 
 
-@pytest.fixture(params=["regular", "no_label", "all_labels", "extreme", "extreme_wrong", "one_clip"])
+@pytest.fixture(
+    params=[
+        *("regular", "no_label", "all_labels", "extreme", "extreme_wrong", "one_clip"),
+        *("nothing_present", "nothing_absent", "one_label"),
+    ]
+)
 def case(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
     """Logits and targets (B, L) in float64, some of them degenerate."""
     generator = torch.Generator().manual_seed(0)
@@ -21,4 +26,8 @@ def case(request: pytest.FixtureRequest) -> tuple[Tensor, Tensor]:
         logits = 1e4 * (1 - 2 * targets)
     elif request.param == "one_clip":
         return logits[:1], targets[:1]
+    elif request.param == "one_label":
+        return logits[:, :1], targets[:, :1]
+    elif request.param in ("nothing_present", "nothing_absent"):
+        return 3e3 * logits, torch.full_like(targets, request.param == "nothing_absent")
     return logits, targets

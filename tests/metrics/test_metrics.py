@@ -15,10 +15,13 @@ THE_TEN = [
     *("gap", "gap_at_20", "hit_at_1", "hit_at_5", "map_macro", "map_micro", "map_samples", "map_weighted"),
     *("top_1", "top_5"),
 ]
+BEST_THREE = ["cf1", "cp_at_3", "cr_at_3", "of1", "op_at_3", "or_at_3"]
+OF_DECISIONS = ["ece", "f1_macro", "f1_micro", "f1_samples", "hamming", "subset_accuracy"]
 
 
 def test_the_names_of_the_contract_are_registered():
-    assert set(THE_TEN) <= set(NAMES)
+    of_videos = ["coverage", "lrap", "one_error", "perr", "ranking_loss"]
+    assert set(NAMES) == {*THE_TEN, *BEST_THREE, *OF_DECISIONS, *of_videos}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,11 +54,13 @@ def test_perfect_scores_are_the_best_and_inverted_ones_worse(name, draw):
     worst = METRICS[name](1.0 - targets, targets)
     if name in LOWER_IS_BETTER:
         assert best < worst
+    elif name in BEST_THREE:  # three labels a video are neither all of its own nor only its own
+        assert best > worst
     else:
         assert best == 1.0 > worst, f"{name}: {best}"
 
 
-@pytest.mark.parametrize("name", THE_TEN)
+@pytest.mark.parametrize("name", [*THE_TEN, *BEST_THREE])
 def test_only_the_order_of_the_scores_counts(name, case):
     scores, targets = case
     value = METRICS[name](scores, targets)
@@ -65,7 +70,7 @@ def test_only_the_order_of_the_scores_counts(name, case):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_ignored_pair_can_hold_anything(name, draw):
-    scores, targets = draw(60, 25)
+    scores, targets = draw(60, 4 if name == "subset_accuracy" else 25)
     ignore = np.random.default_rng(3).random(scores.shape) < 0.15
     value = METRICS[name](scores, targets, ignore=ignore)
     assert value != METRICS[name](scores, targets)
@@ -84,7 +89,18 @@ def test_a_wholly_ignored_video_is_as_good_as_absent(name, draw):
     assert METRICS[name](scores, targets, ignore=ignore) == pytest.approx(METRICS[name](*left), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", THE_TEN)
+@pytest.mark.parametrize("name", OF_DECISIONS)
+def test_logits_and_their_probabilities_give_one_value(name, draw):
+    scores, targets = draw(60, 5)
+    probabilities = 1 / (1 + np.exp(-scores))
+    assert METRICS[name](probabilities, targets) == pytest.approx(METRICS[name](scores, targets), rel=1e-12)
+    small = (probabilities + 1) / 3  # logits that lie in [0, 1] must be called so
+    as_logits = METRICS[name](pairs_of(small, targets, kind="logit"), targets)
+    assert as_logits == pytest.approx(METRICS[name](1 / (1 + np.exp(-small)), targets), rel=1e-12)
+    assert as_logits != METRICS[name](small, targets)
+
+
+@pytest.mark.parametrize("name", sorted({*THE_TEN, *BEST_THREE, *OF_DECISIONS} - {"hamming", "subset_accuracy"}))
 def test_without_any_positive_the_value_is_nan(name):
     assert math.isnan(METRICS[name](np.ones((4, 3)), np.zeros((4, 3))))
 

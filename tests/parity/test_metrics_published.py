@@ -92,3 +92,27 @@ def test_multi_moments_map_of_x_temporal_and_mmaction2():
     ties = x_temporal["ties"]
     column = np.array(ties["scores"])[:, None], np.array(ties["labels"])[:, None]
     assert METRICS["map_macro"](*column) == pytest.approx(ties["ap"], rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("name", CASES)
+def test_the_best_k_of_gong_and_of_li_song_and_luo(name, k):
+    inputs = record("youtube-8m__metrics")["inputs"][name]
+    theirs = record("gong2013__topk_precision_recall")["results"][name][f"k={k}"]
+    # They give a place to the first of equal scores, where we share it among them.
+    scores = np.array(inputs["scores"]) - 1e-9 * np.arange(len(inputs["scores"][0]))
+    targets = np.array(inputs["labels"])
+    ours = {metric: METRICS[metric](scores, targets, k=k) for metric in ("cp_at_3", "cr_at_3", "op_at_3", "or_at_3")}
+    share = targets.any(axis=0).mean()  # they count a label without positives as 0, we leave it out
+    expected = {
+        "cp_at_3": theirs["zero_div_0"]["CP"] / share,
+        "cr_at_3": theirs["skip_undefined"]["CR"],
+        "op_at_3": theirs["OP"],
+        "or_at_3": theirs["OR"],
+    }
+    assert ours == pytest.approx(expected, rel=1e-12)
+    assert METRICS["of1"](scores, targets, k=k) == pytest.approx(theirs["OF1"], rel=1e-12)
+    assert ours["cr_at_3"] * share == pytest.approx(theirs["zero_div_0"]["CR"], rel=1e-12)
+    if targets.any(axis=0).all():  # then the harmonic mean is theirs too
+        cf1 = METRICS["cf1"](scores, targets, k=k)
+        assert cf1 == pytest.approx(theirs["zero_div_0"]["CF1_of_means"], rel=1e-12)

@@ -6,4 +6,7 @@ from reeltag.registry import Registry
 
 LOSSES: Registry[Tensor] = Registry("loss", "reeltag.losses")
 
-__all__ = ["LOSSES"]
+# Options that are tensors or generators: given by code, never by a recipe.
+NOT_IN_RECIPES: frozenset[str] = frozenset({"generator", "ignore", "pos_weight", "scores", "weight"})
+
+__all__ = ["LOSSES", "NOT_IN_RECIPES"]

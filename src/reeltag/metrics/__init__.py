@@ -4,6 +4,6 @@ from reeltag.registry import Registry
 
 METRICS: Registry[float] = Registry("metric", "reeltag.metrics")
 
-LOWER_IS_BETTER: frozenset[str] = frozenset({"coverage", "ranking_loss", "one_error"})
+LOWER_IS_BETTER: frozenset[str] = frozenset({"coverage", "ece", "hamming", "one_error", "ranking_loss"})
 
 __all__ = ["LOWER_IS_BETTER", "METRICS"]

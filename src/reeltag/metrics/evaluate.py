@@ -11,7 +11,7 @@ import numpy as np
 
 from reeltag.metrics import METRICS
 from reeltag.metrics.average_precision import label_ranks, video_ranks
-from reeltag.metrics.pairs import Array, Pairs, pairs_of
+from reeltag.metrics.pairs import Array, Kind, Pairs, pairs_of
 from reeltag.metrics.perlabel import LabelResult, per_label
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def evaluate_scores(
     targets: Array | Tensor,
     ignore: Array | Tensor | None = None,
     *,
+    kind: Kind | None = None,
     names: Iterable[str] | None = None,
     label_names: Sequence[str] | None = None,
 ) -> Results:
@@ -61,6 +62,7 @@ def evaluate_scores(
         scores: (N, L), higher is more likely.
         targets: (N, L), 0 or 1.
         ignore: (N, L), true where the truth is unknown.
+        kind: what the scores are, for thresholds and calibration; None as in `pairs_of`.
         names: metrics to compute; by default all that are registered.
         label_names: L names for the table; by default the column numbers.
 
@@ -68,7 +70,7 @@ def evaluate_scores(
         ValueError: shapes differ, a score is NaN, a target is neither 0 nor 1, or the names are not L.
         UnknownName: a metric is not registered.
     """
-    pairs = pairs_of(scores, targets, ignore)
+    pairs = pairs_of(scores, targets, ignore, kind=kind)
     labels = [str(i) for i in range(pairs.num_labels)] if label_names is None else list(label_names)
     if len(labels) != pairs.num_labels:
         raise ValueError(f"{len(labels)} label names for {pairs.num_labels} columns of scores")

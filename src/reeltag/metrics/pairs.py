@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array: TypeAlias = npt.NDArray[Any]
+Kind = Literal["logit", "probability"]
 T = TypeVar("T")
 
 BLOCK_PAIRS = 1 << 20  # pairs of a row block: 4 MiB of float32
@@ -30,11 +31,20 @@ class Pairs:
         ignore: (N, L) bool, True where the truth is unknown, or None.
     """
 
-    def __init__(self, scores: Array, targets: Array, ignore: Array | None) -> None:
+    def __init__(self, scores: Array, targets: Array, ignore: Array | None, kind: Kind | None = None) -> None:
         self.scores = scores
         self.targets = targets
         self.ignore = ignore
+        self._given_kind = kind
         self._kept: dict[str, Any] = {}
+
+    @property
+    def kind(self) -> Kind:
+        """What the scores are, as given; otherwise `logit` where a known one lies outside [0, 1].
+
+        Only thresholds and calibration ask: ranks are the same for both.
+        """
+        return self.once(_kind_of) if self._given_kind is None else self._given_kind
 
     @property
     def num_videos(self) -> int:
@@ -91,23 +101,32 @@ class Pairs:
         return targets if targets.dtype.kind == "b" else targets > 0
 
 
-def pairs_of(scores: Pairs | Array | Tensor, targets: Array | Tensor, ignore: Array | Tensor | None = None) -> Pairs:
+def pairs_of(
+    scores: Pairs | Array | Tensor,
+    targets: Array | Tensor,
+    ignore: Array | Tensor | None = None,
+    *,
+    kind: Kind | None = None,
+) -> Pairs:
     """Check the input of a metric and return it as `Pairs`.
 
     Args:
         scores: (N, L) real numbers, or a `Pairs`, which comes back as it is (so that several metrics share work).
         targets: (N, L), 1 where the label is present and 0 where it is absent.
         ignore: (N, L), true where the truth is unknown; such pairs are left out everywhere.
+        kind: `logit` or `probability`; None takes the scores for logits if a known one lies outside [0, 1].
 
     Raises:
-        ValueError: shapes differ, a score is NaN, or a target is neither 0 nor 1.
+        ValueError: shapes differ, a score is NaN, a target is neither 0 nor 1, or a probability lies outside [0, 1].
     """
     if isinstance(scores, Pairs):
         return scores
-    values, truth = _as_array(scores), _as_array(targets)
+    if kind is not None and kind not in get_args(Kind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(Kind))} or None, got {kind!r}")
+    values, truth = as_array(scores), as_array(targets)
     if values.ndim != 2 or values.shape != truth.shape:
         raise ValueError(f"scores and targets must both be (N, L), got {values.shape} and {truth.shape}")
-    mask = None if ignore is None else _as_array(ignore).astype(bool, copy=False)
+    mask = None if ignore is None else as_array(ignore).astype(bool, copy=False)
     if mask is not None and mask.shape != values.shape:
         raise ValueError(f"ignore must have the shape of the scores {values.shape}, got {mask.shape}")
     if mask is not None and not mask.any():
@@ -115,9 +134,19 @@ def pairs_of(scores: Pairs | Array | Tensor, targets: Array | Tensor, ignore: Ar
     if values.size and values.dtype.kind == "f" and np.isnan(values.min()):  # min carries a NaN and makes no copy
         row, column = np.argwhere(np.isnan(values))[0]
         raise ValueError(f"the score of video {row}, label {column} is NaN; scores must be numbers")
-    pairs = Pairs(values, truth, mask)
+    pairs = Pairs(values, truth, mask, kind)
     _check_targets(pairs)
+    if kind == "probability" and _kind_of(pairs) == "logit":
+        raise ValueError("a score lies outside [0, 1], so these are no probabilities; give kind='logit'")
     return pairs
+
+
+def _kind_of(pairs: Pairs) -> Kind:
+    for _, scores, _, known in pairs.row_blocks():
+        outside = (scores < 0) | (scores > 1)
+        if (outside if known is None else outside & known).any():
+            return "logit"
+    return "probability"
 
 
 def _check_targets(pairs: Pairs) -> None:
@@ -132,14 +161,15 @@ def _check_targets(pairs: Pairs) -> None:
             raise ValueError(f"targets must be 0 or 1, got {block[wrong].flat[0]}")
 
 
-def _as_array(values: Array | Tensor) -> Array:
+def as_array(values: float | Array | Tensor) -> Array:
+    """Return numbers, numpy or torch on any device, as numpy; bfloat16 becomes float32."""
     if isinstance(values, np.ndarray):
         return values
     if not hasattr(values, "detach"):
         return np.asarray(values)
     import torch  # already loaded: the value is a tensor
 
-    tensor = values.detach().cpu()
+    tensor: Tensor = values.detach().cpu()  # type: ignore[union-attr]
     return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
 
