@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import FrameBatchNorm, FramePooling, l2_normalize, masked_max, masked_mean, without_padding
+from reeltag.layers.frames import (
+    FrameBatchNorm,
+    FramePooling,
+    l2_normalize,
+    masked_max,
+    masked_mean,
+    widen,
+    without_padding,
+)
 from reeltag.layers.netvlad import ClusterScores, assign_softly
 
 Activation = Literal["relu6", "sigmoid", "none"]
@@ -117,5 +125,5 @@ class GatedDBoW(FramePooling):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) with mask (B, T) to (B, K), of norm 1."""
         assign = assign_softly(self.assign(without_padding(x, mask), mask), mask)
-        gate = self.gate_norm(self.expand(self.reduce(l2_normalize(assign.amax(1)))).float())
+        gate = self.gate_norm(widen(self.expand(self.reduce(l2_normalize(assign.amax(1))))))
         return l2_normalize(gate.sigmoid() * assign.sum(1))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
+from reeltag.layers.frames import widen
 from reeltag.layers.gating import ContextGating
 
 ScoreGate = Literal["none", "scores", "input"]
@@ -63,8 +64,8 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn (B, D) into logits (B, L), float32."""
-        gates = F.log_softmax(self.gates(x).float().unflatten(-1, (-1, self.num_experts + 1)), dim=-1)
-        experts = self.experts(x).float().unflatten(-1, (-1, self.num_experts))  # (B, L, M)
+        gates = F.log_softmax(widen(self.gates(x)).unflatten(-1, (-1, self.num_experts + 1)), dim=-1)
+        experts = widen(self.experts(x)).unflatten(-1, (-1, self.num_experts))  # (B, L, M)
         chosen, dummy = gates[..., :-1], gates[..., -1]  # (B, L, M), (B, L)
         yes = (chosen + F.logsigmoid(experts)).logsumexp(-1)
         no = torch.logaddexp((chosen + F.logsigmoid(-experts)).logsumexp(-1), dummy)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import FramePooling, masked_max, masked_mean, softmax_over_frames, without_padding
+from reeltag.layers.frames import FramePooling, masked_max, masked_mean, softmax_over_frames, widen, without_padding
 
 
 @LAYERS.register("mean_pool")
@@ -74,7 +74,7 @@ class AttentionPool(FramePooling):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) with mask (B, T) to (B, D) float32."""
         weights = self.weights(x, mask)
-        return torch.bmm(weights.unsqueeze(1).to(x.dtype), without_padding(x, mask)).squeeze(1).float()
+        return widen(torch.bmm(weights.unsqueeze(1).to(x.dtype), without_padding(x, mask)).squeeze(1))
 
 
 @LAYERS.register("attentive_probe")
@@ -130,4 +130,4 @@ class AttentiveProbe(FramePooling):
         answers = queries + self.project(looked.transpose(1, 2).flatten(2))  # (B, Q, D)
         if self.mlp is not None:
             answers = answers + self.mlp(answers)
-        return answers.flatten(1).float()
+        return widen(answers.flatten(1))

@@ -27,8 +27,27 @@ class FramePooling(nn.Module, ABC):
         """Pool (B, T, D) features to (B, out_features); `mask` is (B, T), True = real frame, None = all are real."""
 
 
+def widen(x: Tensor) -> Tensor:
+    """Return the tensor in float32, or in float64 if it is that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def frame_mask(x: Tensor, mask: Tensor) -> Tensor:
+    """Check a mask (B, T) against features (B, T, ...) and return it with as many axes as they have.
+
+    Raises:
+        ValueError: the mask is not bool or its shape is not (B, T).
+    """
+    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"a mask is bool (B, T) with True = real frame; got {mask.dtype} {tuple(mask.shape)} for features "
+            f"{tuple(x.shape)}: use `arange(T) < num_frames[:, None]`"
+        )
+    return mask.reshape(*mask.shape, *[1] * (x.ndim - 2))
+
+
 def without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the features with zeros in place of padded frames, so that not even a NaN there survives.
+    """Return (B, T, ...) features with zeros in place of padded frames, so that not even a NaN there survives.
 
     Args:
         x: (B, T, ...) features.
@@ -37,19 +56,12 @@ def without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     Raises:
         ValueError: the mask is not bool or its shape is not (B, T).
     """
-    if mask is None:
-        return x
-    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
-        raise ValueError(
-            f"a mask is bool (B, T) with True = real frame; got {mask.dtype} {tuple(mask.shape)} for features "
-            f"{tuple(x.shape)}: use `arange(T) < num_frames[:, None]`"
-        )
-    return x.masked_fill(~mask.reshape(*mask.shape, *[1] * (x.ndim - 2)), 0)
+    return x if mask is None else x.masked_fill(~frame_mask(x, mask), 0)
 
 
 def masked_sum(x: Tensor, mask: Tensor | None) -> Tensor:
     """Sum (B, T, ...) over the real frames in float32; 0 where a clip has none."""
-    return without_padding(x, mask).sum(1, dtype=torch.float32)
+    return widen(without_padding(x, mask)).sum(1)
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -64,13 +76,13 @@ def masked_max(x: Tensor, mask: Tensor | None) -> Tensor:
     """Largest value of (B, T, ...) over the real frames; 0 where a clip has none."""
     if mask is None:
         return x.amax(1)
-    frames = mask.reshape(*mask.shape, *[1] * (x.ndim - 2))
+    frames = frame_mask(x, mask)
     return x.masked_fill(~frames, float("-inf")).amax(1).masked_fill(~frames.any(1), 0)
 
 
 def l2_normalize(x: Tensor, dim: int = -1) -> Tensor:
     """Divide by the Euclidean norm along `dim` in float32; norms below 1e-6 count as 1e-6, so zeros stay zeros."""
-    x = x.float()
+    x = widen(x)
     return x / torch.linalg.vector_norm(x, dim=dim, keepdim=True).clamp(min=MIN_NORM)
 
 
@@ -106,15 +118,15 @@ class FrameBatchNorm(nn.BatchNorm1d):
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalise (B, D), or (B, T, D) with mask (B, T), in float32; padded frames come out as zeros in training."""
         if mask is None or not self.training:
-            return super().forward(input.float().reshape(-1, self.num_features)).view(input.shape)
-        whole = input.new_zeros(input.shape, dtype=torch.float32)
-        return whole.masked_scatter(mask.unsqueeze(-1), super().forward(input[mask].float()))
+            return super().forward(widen(input).reshape(-1, self.num_features)).view(input.shape)
+        whole = input.new_zeros(input.shape, dtype=torch.promote_types(input.dtype, torch.float32))
+        return whole.masked_scatter(mask.unsqueeze(-1), super().forward(widen(input[mask])))
 
 
 def softmax_over_frames(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax of (B, T, ...) over the real frames, float32; padded frames weigh 0, as all do in an empty clip."""
     if mask is None:
-        return F.softmax(scores.float(), dim=1)
-    frames = mask.reshape(*mask.shape, *[1] * (scores.ndim - 2))
+        return F.softmax(widen(scores), dim=1)
+    frames = frame_mask(scores, mask)
     lowest = torch.finfo(torch.float32).min  # not -inf, which makes NaN of a clip without frames
-    return F.softmax(scores.float().masked_fill(~frames, lowest), dim=1).masked_fill(~frames, 0)
+    return F.softmax(widen(scores).masked_fill(~frames, lowest), dim=1).masked_fill(~frames, 0)

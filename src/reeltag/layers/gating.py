@@ -7,7 +7,7 @@ import math
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import FrameBatchNorm, without_padding
+from reeltag.layers.frames import FrameBatchNorm, widen, without_padding
 
 
 @LAYERS.register("context_gating")
@@ -46,7 +46,7 @@ class ContextGating(nn.Module):
 
     def scores(self, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the gates before the sigmoid, float32, for a source (B, D) or (B, T, D)."""
-        scores = self.linear(source).float()
+        scores = widen(self.linear(source))
         if self.remove_diagonal:
             scores = scores - source * self.linear.weight.diagonal()
         return scores if self.norm is None else self.norm(scores, mask)
@@ -79,4 +79,4 @@ class GLU(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Turn (..., D) into (..., out_features); with a mask (B, T), padded frames of (B, T, D) come out as zeros."""
         value, gate = self.linear(without_padding(x, mask)).chunk(2, dim=-1)
-        return without_padding(value * gate.float().sigmoid(), mask)
+        return without_padding(value * widen(gate).sigmoid(), mask)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import FramePooling, l2_normalize, without_padding
+from reeltag.layers.frames import FramePooling, l2_normalize, widen, without_padding
 from reeltag.layers.netvlad import ClusterScores, assign_softly, intra_then_whole_norm
 
 COUPLING = 0.01  # centers = 0.01 * assignment weights where the published code couples them
@@ -63,8 +63,8 @@ class NetFV(FramePooling):
         assign = assign_softly(self.assign(x, mask), mask)
         weights = assign.to(x.dtype)
         count = assign.sum(1).unsqueeze(1)  # (B, 1, K)
-        first = torch.bmm(x.transpose(1, 2), weights).float()  # (B, D, K)
-        second = torch.bmm(x.square().transpose(1, 2), weights).float()  # (B, D, K)
+        first = widen(torch.bmm(x.transpose(1, 2), weights))  # (B, D, K)
+        second = widen(torch.bmm(x.square().transpose(1, 2), weights))  # (B, D, K)
 
         centers = (COUPLING * self.assign.linear.weight if self.centers is None else self.centers).t()
         inverse = (self.covar_weights.square() + 1e-6).reciprocal().t()  # (D, K)

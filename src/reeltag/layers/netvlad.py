@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import MIN_NORM, FrameBatchNorm, FramePooling, without_padding
+from reeltag.layers.frames import MIN_NORM, FrameBatchNorm, FramePooling, widen, without_padding
 
 
 class ClusterScores(nn.Module):
@@ -33,13 +33,13 @@ class ClusterScores(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Score (B, T, D) frames without padding; returns (B, T, K) float32."""
-        scores = self.linear(x).float()
+        scores = widen(self.linear(x))
         return scores if self.norm is None else self.norm(scores, mask)
 
 
 def assign_softly(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax over the clusters, (B, T, K) float32; a padded frame belongs to none."""
-    return without_padding(F.softmax(scores.float(), dim=-1), mask)
+    return without_padding(F.softmax(widen(scores), dim=-1), mask)
 
 
 def intra_then_whole_norm(sums: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class NetRVLAD(FramePooling):
 
     def sums(self, x: Tensor, assign: Tensor) -> Tensor:
         """Sum the frames per cluster: (B, T, D) and (B, T, K) to (B, D, K) float32."""
-        return torch.bmm(x.transpose(1, 2), assign.to(x.dtype)).float()
+        return widen(torch.bmm(x.transpose(1, 2), assign.to(x.dtype)))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) with mask (B, T) to (B, D * K), of norm 1."""

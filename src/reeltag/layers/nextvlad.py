@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import FrameBatchNorm, FramePooling, l2_normalize, without_padding
+from reeltag.layers.frames import FrameBatchNorm, FramePooling, l2_normalize, widen, without_padding
 
 
 @LAYERS.register("nextvlad")
@@ -52,10 +52,10 @@ class NeXtVLAD(FramePooling):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) with mask (B, T) to (B, K * expansion * D / G)."""
         wide = self.expand(without_padding(x, mask))  # (B, T, E * D)
-        attention = without_padding(self.attention(wide).float().sigmoid(), mask)  # (B, T, G)
+        attention = without_padding(widen(self.attention(wide)).sigmoid(), mask)  # (B, T, G)
         scores = self.assign_norm(self.assign(wide), mask).unflatten(-1, (self.groups, -1))  # (B, T, G, K)
         assign = (F.softmax(scores, dim=-1) * attention.unsqueeze(-1)).flatten(1, 2)  # (B, T * G, K)
         parts = wide.unflatten(-1, (self.groups, -1)).flatten(1, 2)  # (B, T * G, E * D / G)
-        sums = torch.bmm(parts.transpose(1, 2), assign.to(parts.dtype)).float()  # (B, E * D / G, K)
+        sums = widen(torch.bmm(parts.transpose(1, 2), assign.to(parts.dtype)))  # (B, E * D / G, K)
         vlad = torch.addcmul(sums, assign.sum(1).unsqueeze(1), self.centers.t(), value=-1)
         return self.norm(l2_normalize(vlad, dim=1).flatten(1))

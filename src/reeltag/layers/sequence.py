@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import FramePooling, real_frames_first
+from reeltag.layers.frames import FramePooling, real_frames_first, widen
 
 Output = Literal["last", "state", "all"]
 
@@ -97,12 +97,12 @@ class _Recurrent(FramePooling):
         steps, last, state = self.run(moved, lengths)
         some = (lengths > 0).unsqueeze(1)
         if self.output != "all":
-            return (last if self.output == "last" else state).float() * some
+            return widen(last if self.output == "last" else state) * some
         if self.reads_backward:
             steps = _turned(steps, lengths)
         if mask is not None:  # back to where the frames stood
             steps = torch.take_along_dim(steps, order.argsort(1).unsqueeze(-1), 1)
-        return steps.float() * some.unsqueeze(-1)
+        return widen(steps) * some.unsqueeze(-1)
 
 
 def _open_forget_gates(lstm: nn.LSTM, forget_bias: float) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import FramePooling, masked_max, masked_sum, real_frames_first
+from reeltag.layers.frames import FramePooling, masked_max, masked_sum, real_frames_first, widen, without_padding
 from reeltag.layers.sequence import LSTM
 
 Fuse = Literal["last", "max", "sum", "mean", "gain_sum", "gain_mean"]
@@ -89,7 +89,7 @@ class ConvPooling(_SnippetPooling):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) or (B, T, C, H, W) with mask (B, T) to (B, hidden[-1])."""
-        return self.layers(masked_max(self.vectors(x), mask)).float()
+        return widen(self.layers(masked_max(self.vectors(x), mask)))
 
 
 @LAYERS.register("late_pooling")
@@ -110,7 +110,7 @@ class LatePooling(_SnippetPooling):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) or (B, T, C, H, W) with mask (B, T) to (B, hidden[-1])."""
-        return masked_max(self.layers(self.vectors(x)), mask).float()
+        return widen(masked_max(self.layers(without_padding(self.vectors(x), mask)), mask))
 
 
 @LAYERS.register("slow_pooling")
@@ -137,7 +137,7 @@ class SlowPooling(_SnippetPooling):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) or (B, T, C, H, W) with mask (B, T) to (B, hidden[-1])."""
         values, counts = _window_max(self.vectors(x), mask, self.window, self.stride)
-        return self.layers(masked_max(self.window_layer(values), counts)).float()
+        return widen(self.layers(masked_max(self.window_layer(values), counts)))
 
 
 @LAYERS.register("local_pooling")
@@ -173,7 +173,7 @@ class LocalPooling(_SnippetPooling):
     def towers(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return (B, W, hidden[-1]) and (B, W) which windows count."""
         values, counts = _window_max(self.vectors(x), mask, self.window, self.stride)
-        return self.layers(values).float(), counts
+        return widen(self.layers(values)), counts
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) or (B, T, C, H, W) with mask (B, T) to (B, out_features)."""
@@ -223,7 +223,7 @@ class TimeConvPooling(_SnippetPooling):
         cut, _, counts = windows(self.vectors(x), mask, self.window, self.stride)
         maps = cut.flatten(0, 1).unflatten(1, (-1, *self.map_px)).movedim(-1, 2)  # (B * W, C, window, H, W)
         responses = self.conv(maps).relu().unflatten(0, counts.shape)  # (B, W, kernels, 1, H, W)
-        return self.layers(masked_max(responses.flatten(2), counts)).float()
+        return widen(self.layers(masked_max(responses.flatten(2), counts)))
 
 
 def frame_gain(mask: Tensor) -> Tensor:
@@ -259,11 +259,11 @@ def fuse_frames(scores: Tensor, mask: Tensor | None = None, how: Fuse = "gain_me
         raise ValueError(f"how is one of {', '.join(FUSES)}, got {how!r}")
     real = scores.new_ones(scores.shape[:2], dtype=torch.bool) if mask is None else mask
     if how == "max":
-        return masked_max(scores.float(), mask)
+        return masked_max(widen(scores), mask)
     gain = frame_gain(real) if how.startswith("gain") else real.float()
     if how == "last":
         gain = (real.cumsum(1) == real.sum(1, keepdim=True)) * gain
-    total = masked_sum(scores.float() * gain.unsqueeze(-1), mask)
+    total = masked_sum(widen(scores) * gain.unsqueeze(-1), mask)
     return total / gain.sum(1, keepdim=True).clamp(min=1e-12) if how.endswith("mean") else total
 
 
@@ -307,6 +307,6 @@ class PerFrameLSTM(FramePooling):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Score (B, T, D) with mask (B, T); returns probabilities (B, L)."""
-        logits = self.frame_logits(x, mask).float()
+        logits = widen(self.frame_logits(x, mask))
         scores = logits.softmax(-1) if self.activation == "softmax" else logits.sigmoid()
         return fuse_frames(scores, mask, self.fuse)
