@@ -32,6 +32,11 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def times(x: Tensor, by: Tensor) -> Tensor:
+    """Multiply a tensor that the caller owns: in place where no gradient needs the old values."""
+    return x * by if torch.is_grad_enabled() else x.mul_(by)
+
+
 def frame_mask(x: Tensor, mask: Tensor) -> Tensor:
     """Check a mask (B, T) against features (B, T, ...) and return it with as many axes as they have.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import FramePooling, l2_normalize, widen, without_padding
+from reeltag.layers.frames import FramePooling, l2_normalize, times, widen, without_padding
 from reeltag.layers.netvlad import ClusterScores, assign_softly, intra_then_whole_norm
 
 COUPLING = 0.01  # centers = 0.01 * assignment weights where the published code couples them
@@ -16,7 +16,7 @@ COUPLING = 0.01  # centers = 0.01 * assignment weights where the published code 
 
 @LAYERS.register("netfv")
 class NetFV(FramePooling):
-    """First and second order differences of softly assigned frames to learned Gaussians, as three matrix products.
+    """First and second order differences of softly assigned frames to learned Gaussians, as matrix products alone.
 
     Paper: Miech, Laptev, Sivic. Learnable pooling with Context Gating for video classification. arXiv:1706.06905,
     on NetFV. Output: first order then second order, each with feature d of cluster k at `d * num_clusters + k`,
@@ -61,16 +61,19 @@ class NetFV(FramePooling):
         """Pool (B, T, D) with mask (B, T) to (B, 2 * D * K)."""
         x = without_padding(x, mask)
         assign = assign_softly(self.assign(x, mask), mask)
-        weights = assign.to(x.dtype)
         count = assign.sum(1).unsqueeze(1)  # (B, 1, K)
-        first = widen(torch.bmm(x.transpose(1, 2), weights))  # (B, D, K)
-        second = widen(torch.bmm(x.square().transpose(1, 2), weights))  # (B, D, K)
+        weights = assign.to(x.dtype)
+        first = widen(torch.bmm(x.transpose(1, 2), weights))  # (B, D, K), sum of a x
+        second = widen(torch.bmm(x.square().transpose(1, 2), weights))  # (B, D, K), sum of a x^2
 
-        centers = (COUPLING * self.assign.linear.weight if self.centers is None else self.centers).t()
-        inverse = (self.covar_weights.square() + 1e-6).reciprocal().t()  # (D, K)
-        # sum a (x - c)^2 = sum a x^2 - c (2 sum a x - c sum a)
-        spread = second - centers * (2 * first - count * centers)
-        fv2 = torch.addcmul(-count, spread, inverse.square())
-        fv1 = torch.addcmul(first, count, centers, value=-1) * inverse
+        centers = COUPLING * self.assign.linear.weight if self.centers is None else self.centers
+        centers = centers.t().contiguous()  # a turned view makes every product below slower
+        inverse = (self.covar_weights.t().contiguous().square() + 1e-6).reciprocal()  # (D, K)
+        square = inverse.square()
+        # (sum a x^2 - 2 c sum a x + c^2 sum a) / s^2 - sum a, with what depends on (D, K) alone joined first: the large
+        # tensors are passed over as few times as can be.
+        fv2 = times(second, square).addcmul_(count, centers.square() * square - 1)
+        fv2.addcmul_(first, 2 * centers * square, value=-1)
+        fv1 = times(first, inverse).addcmul_(count, centers * inverse, value=-1)
         whole2 = intra_then_whole_norm(fv2) if self.second_order_intra else l2_normalize(fv2.flatten(1))
         return torch.cat([intra_then_whole_norm(fv1), whole2], dim=1)  # (B, 2 * D * K)

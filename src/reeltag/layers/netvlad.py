@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reeltag.layers import LAYERS
-from reeltag.layers.frames import MIN_NORM, FrameBatchNorm, FramePooling, widen, without_padding
+from reeltag.layers.frames import MIN_NORM, FrameBatchNorm, FramePooling, times, widen, without_padding
 
 
 class ClusterScores(nn.Module):
@@ -45,12 +45,13 @@ def assign_softly(scores: Tensor, mask: Tensor | None) -> Tensor:
 def intra_then_whole_norm(sums: Tensor) -> Tensor:
     """Divide each cluster's (B, D, K) sum by its own norm, then the whole by its norm; returns (B, D * K).
 
-    Both norms come from the K norms alone, so the large tensor is read twice and written once.
+    Both norms come from the K norms alone, so the large tensor is read twice and written once;
+    without gradients it is overwritten.
     """
     norms = torch.linalg.vector_norm(sums, dim=1)  # (B, K)
     scale = norms.clamp(min=MIN_NORM).reciprocal()
     whole = torch.linalg.vector_norm(norms * scale, dim=1, keepdim=True).clamp(min=MIN_NORM)
-    return (sums * (scale / whole).unsqueeze(1)).flatten(1)  # (B, D * K)
+    return times(sums, (scale / whole).unsqueeze(1)).flatten(1)  # (B, D * K)
 
 
 @LAYERS.register("netrvlad")
@@ -127,7 +128,8 @@ class NetVLAD(NetRVLAD):
 
     def sums(self, x: Tensor, assign: Tensor) -> Tensor:
         """Sum the distances to the centers: (B, T, D) and (B, T, K) to (B, D, K) float32."""
-        return torch.addcmul(super().sums(x, assign), assign.sum(1).unsqueeze(1), self.centers.t(), value=-1)
+        centers = self.centers.t().contiguous()  # (D, K); a turned view is slow to read
+        return super().sums(x, assign).addcmul_(assign.sum(1).unsqueeze(1), centers, value=-1)
 
 
 @LAYERS.register("netvlagd")
@@ -148,4 +150,4 @@ class NetVLAGD(NetRVLAD):
 
     def sums(self, x: Tensor, assign: Tensor) -> Tensor:
         """Sum the frames per cluster, gated: (B, T, D) and (B, T, K) to (B, D, K) float32."""
-        return super().sums(x, assign) * self.gates.sigmoid().t()
+        return super().sums(x, assign) * self.gates.t().contiguous().sigmoid()

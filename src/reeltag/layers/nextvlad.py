@@ -57,5 +57,5 @@ class NeXtVLAD(FramePooling):
         assign = (F.softmax(scores, dim=-1) * attention.unsqueeze(-1)).flatten(1, 2)  # (B, T * G, K)
         parts = wide.unflatten(-1, (self.groups, -1)).flatten(1, 2)  # (B, T * G, E * D / G)
         sums = widen(torch.bmm(parts.transpose(1, 2), assign.to(parts.dtype)))  # (B, E * D / G, K)
-        vlad = torch.addcmul(sums, assign.sum(1).unsqueeze(1), self.centers.t(), value=-1)
+        vlad = sums.addcmul_(assign.sum(1).unsqueeze(1), self.centers.t().contiguous(), value=-1)
         return self.norm(l2_normalize(vlad, dim=1).flatten(1))
