@@ -5,7 +5,7 @@ import pytest
 
 from reeltag.bench import BENCHES, run_bench
 from reeltag.bench.minimoments import direction_auc
-from reeltag.bench.sibur import ACTIONS, actions_of, hold_out
+from reeltag.bench.sibur import ACTIONS, actions_of, hold_out, scaled
 from reeltag.data.manifest import Manifest
 from reeltag.errors import RecipeError, UnknownName
 from reeltag.store.scores import Scores
@@ -32,6 +32,15 @@ def test_actions_are_taken_by_name():
 def test_a_held_out_place_is_val_and_the_rest_train(tmp_path):
     manifest = Manifest.build(["a.mp4", "b.mp4", "c.mp4"], [[0], [1], [0, 1]], ["gate", "yard"], root=tmp_path)
     assert hold_out(manifest, "gate").splits == ("val", "train", "val")
+
+
+def test_a_shorter_schedule_scales_its_stages_and_warm_up():
+    from reeltag.recipe import load_recipe
+
+    recipe = load_recipe("demo/tsm_resnet18_112", scaled("demo/tsm_resnet18_112", 18))
+    assert (recipe.train.epochs, recipe.train.warmup_epochs) == (18, 1.8)
+    assert [(stage.from_epoch, stage.crop_px) for stage in recipe.data.stages] == [(0, 80), (9, 112)]
+    assert scaled("demo/tsm_resnet18_112", None) == ()
 
 
 def test_benchmarks_are_called_by_name_and_check_their_arguments():

@@ -6,6 +6,7 @@ binary labels made from the authors' columns. Four of the labels are the challen
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from reeltag.data.manifest import Manifest
 from reeltag.errors import ManifestError
 from reeltag.metrics import METRICS
 from reeltag.metrics.argmax_f1 import argmax_f1, argmax_f1_interval
+from reeltag.recipe import load_recipe
 from reeltag.store.atomic import write_json
 from reeltag.store.scores import Scores
 
@@ -37,6 +39,7 @@ def sibur(
     first_seed: int = 0,
     split: str = "authors",
     recipe: str = RECIPE,
+    epochs: int | None = None,
 ) -> dict[str, Any]:
     """Import, pack, train and evaluate; print macro-F1 over the actions with its interval, and macro AP.
 
@@ -47,6 +50,7 @@ def sibur(
         first_seed: the first seed; with a second machine or core, another call does the others.
         split: `authors`, or `location`: train on the other places and test on `HELD_OUT`.
         recipe: what to train.
+        epochs: a shorter or longer schedule; its stages and warm-up shrink or grow with it.
     """
     console, folder = Console(stderr=True, highlight=False), Path(out)
     if split not in ("authors", "location"):
@@ -60,13 +64,14 @@ def sibur(
     manifest.write(path)
     shards, _ = packed(path, folder / f"packed-{split}", store="raw", short_side_px=128, max_frames=32)
     prepared_s = time.monotonic() - started
-    balance = (f"data.balance_labels=[{', '.join(ACTIONS)}]",)
+    overrides = (f"data.balance_labels=[{', '.join(ACTIONS)}]", *scaled(recipe, epochs))
     runs = [
-        train_and_evaluate(recipe, shards, folder / split, seed=seed, split="val", console=console, overrides=balance)
+        train_and_evaluate(recipe, shards, folder / split, seed=seed, split="val", console=console, overrides=overrides)
         for seed in range(first_seed, first_seed + seeds)
     ]
     result: dict[str, Any] = {
         "split": split if split == "authors" else f"{HELD_OUT} held out",
+        "epochs": epochs or load_recipe(recipe).train.epochs,
         "prepare_s": round(prepared_s, 1),
         "runs": [_measure(run, prepared_s) for run in runs],
     }
@@ -76,6 +81,17 @@ def sibur(
     write_json(folder / f"{split}.json", result)
     console.print_json(data=result)
     return result
+
+
+def scaled(recipe: str, epochs: int | None) -> tuple[str, ...]:
+    """Return the overrides that stretch a recipe's schedule to `epochs`; none when it is None."""
+    if epochs is None:
+        return ()
+    whole = load_recipe(recipe)
+    share = epochs / whole.train.epochs
+    stages = [{**stage.model_dump(), "from_epoch": round(stage.from_epoch * share)} for stage in whole.data.stages]
+    warmup = round(whole.train.warmup_epochs * share, 3)
+    return f"train.epochs={epochs}", f"train.warmup_epochs={warmup}", f"data.stages={json.dumps(stages)}"
 
 
 def hold_out(manifest: Manifest, place: str) -> Manifest:
