@@ -1,6 +1,8 @@
 """The verbs, called as a person calls them, on small real files."""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,15 +142,23 @@ def test_list_and_help(call):
     assert "Example: reeltag train" in call("train", "--help")
 
 
-def test_interrupt_ends_with_130_and_says_how_to_go_on(small_recipe, mini_packed, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_interrupt_saves_ends_with_130_and_says_how_to_go_on(small_recipe, mini_packed, tmp_path, workers):
     out = tmp_path / "r"
     arguments = ["train", str(small_recipe), "train.epochs=5000", "--manifest", str(mini_packed), "--out", str(out)]
-    process = subprocess.Popen([sys.executable, "-m", "reeltag.cli", *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "reeltag.cli", *arguments, "--workers", str(workers)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the loader's workers as well
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
-    assert "interrupted at step" in err
-    assert "--resume goes on" in " ".join(err.split())
+    found = re.search(r"interrupted at step (\d+) and saved", err)
+    assert found, err
+    assert "--resume goes on" in err
+    assert (out / "checkpoints" / f"step_{int(found[1]):08d}" / "state.json").is_file()

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from reeltag.build import Parts
 from reeltag.data.dataset import in_order, make_loader
 from reeltag.data.example_order import EpochOrder
+from reeltag.engine.interrupt import Interrupt
 from reeltag.engine.monitor import Monitor
 from reeltag.engine.optim import build_optimizer, flatten_state, rate_factor, restore_state, set_rate
 from reeltag.engine.random_state import random_state, restore_random_state
@@ -84,26 +85,34 @@ class Trainer:
         if resume:
             self.resume()
         saved_at = time.monotonic()
-        with self.monitor.watch(self.total_steps, self.at.step):
+        with self.monitor.watch(self.total_steps, self.at.step), Interrupt() as interrupt:
             while self.at.step < self.total_steps:
-                for batch, waited_s in self._batches():
+                for batch, waited_s in self._batches(interrupt):
                     self._step(batch, waited_s)
-                    if self.at.step >= self.total_steps:
+                    if self.at.step >= self.total_steps or interrupt.asked:
                         break
                     if time.monotonic() - saved_at >= self.train.checkpoint_every_s and self._mid_epoch():
                         self.save()
                         saved_at = time.monotonic()
+                if interrupt.asked and self.at.step < self.total_steps and self._mid_epoch():
+                    self.save()
+                    raise KeyboardInterrupt
                 self._end_of_epoch()
                 saved_at = time.monotonic()
         return self.at
 
-    def _batches(self) -> Iterator[tuple[dict[str, Any], float]]:
+    def _batches(self, interrupt: Interrupt) -> Iterator[tuple[dict[str, Any], float]]:
         """Yield the batches of this epoch from where the run stands, each with the seconds waited for it."""
         self.order.set_position(self.at.epoch, self.at.batch)
         asked = time.perf_counter()
-        for batch in make_loader(self.parts.training, self.order, workers=self.workers, seed=self.train.seed):
-            yield batch, time.perf_counter() - asked
-            asked = time.perf_counter()
+        loader = make_loader(self.parts.training, self.order, workers=self.workers, seed=self.train.seed)
+        try:
+            for batch in loader:
+                yield batch, time.perf_counter() - asked
+                asked = time.perf_counter()
+        except RuntimeError:
+            if not interrupt.asked:
+                raise  # after Ctrl-C the loader's workers are gone, which is no error of theirs
 
     def _step(self, batch: dict[str, Any], waited_s: float) -> None:
         started = time.perf_counter()

@@ -66,7 +66,9 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
     try:
         at = trainer.fit(resume=call.resume)
     except KeyboardInterrupt:
-        monitor.note(f"interrupted at step {trainer.at.step}; the same command with --out {run.path} --resume goes on")
+        monitor.note(
+            f"interrupted at step {trainer.at.step} and saved; the same command with --out {run.path} --resume goes on"
+        )
         raise
     taken_s = time.monotonic() - started
     monitor.note(f"done: {at.step} steps in {format_s(taken_s)}; {run.path}")
