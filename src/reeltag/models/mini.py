@@ -14,8 +14,8 @@ from reeltag.models.image2d import ImageBackbone
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut.
 
-    The last norm starts at one, not at zero as in larger nets: a residual branch that starts at zero hides the temporal
-    shift in it, and motion is then learned much later.
+    The last norm starts at one, not at zero as in larger nets, so that the temporal shift inside the branch is seen
+    from the first step on.
     """
 
     def __init__(self, in_width: int, width: int, stride: int) -> None:
