@@ -20,6 +20,7 @@ class Kind(StrEnum):
     metrics = "metrics"
     recipes = "recipes"
     formats = "formats"
+    sources = "sources"
     labels = "labels"
 
 
@@ -92,6 +93,10 @@ def _registry(kind: Kind) -> Any:
         from reeltag.metrics import METRICS
 
         return METRICS
+    if kind is Kind.sources:
+        from reeltag.hub.convert import SOURCES
+
+        return SOURCES
     from reeltag.data.importers import IMPORTERS
 
     return IMPORTERS
