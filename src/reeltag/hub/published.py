@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -71,7 +72,9 @@ def _count_labels(weights: Mapping[str, Tensor]) -> int | None:
 
 
 def _build(registry: Any, name: str, options: dict[str, Any]) -> Any:
-    registry.check(name, {key: value for key, value in options.items() if key != "num_labels"})
+    parameters = inspect.signature(registry[name]).parameters.values()
+    needed = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    registry.check(name, {key: value for key, value in options.items() if key not in needed})
     try:
         return registry.build(name, **options)
     except (TypeError, ValueError) as error:
