@@ -57,7 +57,8 @@ class TemporalInterlace(nn.Module):
         moving, staying = x.split([self.folded, x.shape[1] - self.folded], 1)
         clips = moving.permute(0, 2, 3, 1).unflatten(0, (-1, self.num_frames))  # (B, T, H, W, C')
         with _full_precision(x.device.type):  # bfloat16 would round offsets to 1/128 frame
-            descriptor = clips.flatten(2, 3).mean(2, dtype=torch.float32).transpose(1, 2)  # (B, C', T)
+            exact = torch.promote_types(x.dtype, torch.float32)
+            descriptor = clips.flatten(2, 3).mean(2, dtype=exact).transpose(1, 2)  # (B, C', T)
             descriptor = descriptor.to(self.weight_net.conv.weight.dtype)
             offsets, weights = self.offset_net(descriptor), self.weight_net(descriptor)
             mix = interlacing_matrix(

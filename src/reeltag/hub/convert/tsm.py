@@ -14,7 +14,7 @@ from reeltag.hub.convert.frame_networks import base_model_network
 def tsm(name: str, tensors: Mapping[str, Tensor]) -> Converted:
     """Convert a checkpoint of TSM, or of the TSN that it is compared with.
 
-    Place and rule of the shifts are read from the keys. The share of shifted channels is not in them: it is 1/8 each way
-    unless `fraction` is given.
+    Place and rule of the shifts are read from the keys. The share of shifted channels is not in them: it is 1/8 each
+    way unless `fraction` is given.
     """
     return base_model_network(name, tensors)
