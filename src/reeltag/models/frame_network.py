@@ -42,6 +42,10 @@ class FrameNetwork(VideoModel):
         """Return (B, T, D): the backbone's own pooling of each frame's map."""
         return self.backbone.pool(features.flatten(0, 1)).unflatten(0, features.shape[:2])
 
+    def frame_features(self, clip: Tensor) -> Tensor:
+        """Return (B, T, D): the pooled features of each frame, which `reeltag extract` stores."""
+        return self.pool_frames(self.forward_features(clip))
+
     def blocks(self) -> list[nn.Module]:
         """Return the backbone's residual blocks."""
         return [block for _, block in residual_blocks(self.backbone.net)]

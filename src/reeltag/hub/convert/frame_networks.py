@@ -38,10 +38,10 @@ BNINCEPTION: Rules = [
     (r"inception_(\d\w)_(\w+?)_bn\.", r"inception_\1.\2.bn."),
     (r"inception_(\d\w)_([a-z0-9_]+)\.", r"inception_\1.\2.conv."),
     (r"(inception_\d\w)\.1x1\.", r"\1.point."),
-    (r"(inception_\d\w)\.3x3_reduce\.", r"\1.single.0."),
-    (r"(inception_\d\w)\.3x3\.", r"\1.single.1."),
-    (r"(inception_\d\w)\.double_3x3_reduce\.", r"\1.double.0."),
-    (r"(inception_\d\w)\.double_3x3_(\d)\.", r"\1.double.\2."),
+    (r"(inception_\d\w)\.3x3_reduce\.", r"\1.once.0."),
+    (r"(inception_\d\w)\.3x3\.", r"\1.once.1."),
+    (r"(inception_\d\w)\.double_3x3_reduce\.", r"\1.twice.0."),
+    (r"(inception_\d\w)\.double_3x3_(\d)\.", r"\1.twice.\2."),
     (r"(inception_\d\w)\.pool_proj\.", r"\1.pooled."),
 ]
 
