@@ -47,23 +47,17 @@ class FrameNetwork(VideoModel):
         return self.pool_frames(self.forward_features(clip))
 
     def blocks(self) -> list[nn.Module]:
-        """Return the backbone's residual blocks."""
-        return [block for _, block in residual_blocks(self.backbone.net)]
+        """Return the backbone's outermost blocks."""
+        return [block for _, block in outer_blocks(self.backbone.net)]
 
 
 @dataclass(frozen=True)
 class BranchEntry:
-    """Where a residual branch begins: the layer called `name` of a block, and the block's place in its stage."""
+    """Where a residual branch begins: the layer called `name` of the block at `path`."""
 
     path: str
     block: nn.Module
     name: str
-
-    @property
-    def position(self) -> int:
-        """The block's number within its stage, from 0."""
-        last = self.path.rsplit(".", 1)[-1]
-        return int(last) if last.isdigit() else 0
 
     @property
     def layer(self) -> nn.Module:
@@ -72,13 +66,31 @@ class BranchEntry:
         return layer
 
 
+def position(path: str) -> int:
+    """Return a block's number within its stage, from 0, by its path."""
+    last = path.rsplit(".", 1)[-1]
+    return int(last) if last.isdigit() else 0
+
+
 def residual_blocks(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return (path, module) of the residual blocks of a 2D network, found by the names of their classes in timm."""
     return [(p, m) for p, m in net.named_modules() if any(word in type(m).__name__ for word in _BLOCK_WORDS)]
 
 
+def outer_blocks(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the blocks that do not lie within another."""
+    outer: list[tuple[str, nn.Module]] = []
+    for path, block in residual_blocks(net):  # a block comes before what lies within it
+        if not outer or not path.startswith(f"{outer[-1][0]}."):
+            outer.append((path, block))
+    return outer
+
+
 def branch_entries(net: nn.Module, what: str) -> list[BranchEntry]:
     """Return where the residual branches of a 2D network begin; a block of parallel branches has one entry for each.
+
+    Blocks without a shortcut (MobileNet's first of each stage) are no residual branch: what mixes frames there would
+    take the present frame away.
 
     Args:
         net: the network.
@@ -89,6 +101,8 @@ def branch_entries(net: nn.Module, what: str) -> list[BranchEntry]:
     """
     entries = []
     for path, block in residual_blocks(net):
+        if not getattr(block, "has_skip", True):
+            continue
         names = [name for name in _BRANCH_ENTRIES if isinstance(getattr(block, name, None), nn.Module)][:1]
         names = names or [name for name, _ in block.named_children() if _PARALLEL_BRANCH.fullmatch(name)]
         entries += [BranchEntry(path, block, name) for name in names]

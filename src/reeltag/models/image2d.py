@@ -18,6 +18,7 @@ from reeltag.registry import close_name
 # Short names for what the field means by them, as (timm's name, its options).
 ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet269": ("resnet50", {"layers": (3, 30, 48, 8)}),
+    "mobilenetv2": ("mobilenetv2_100", {}),
     "resnext101": ("resnext101_32x4d", {}),
     "se_resnet50": ("legacy_seresnet50", {}),
     "se_resnet101": ("legacy_seresnet101", {}),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from reeltag.layers.temporal_shift import ClipLength, TemporalShift
 from reeltag.models import MODELS
-from reeltag.models.frame_network import FrameNetwork, branch_entries
+from reeltag.models.frame_network import FrameNetwork, branch_entries, outer_blocks, position
 from reeltag.models.image2d import ImageBackbone, build_backbone
 from reeltag.models.interface import VideoModel
 
@@ -88,20 +88,24 @@ def insert_temporal_shift(
         raise ValueError(f"place must be 'residual' or 'block', got {place!r}")
     if shift_every is not None and shift_every < 1:
         raise ValueError(f"shift_every counts blocks and must be at least 1, got {shift_every}")
+    if place == "block":
+        blocks = [(path, block) for path, block in outer_blocks(net) if position(path) % (shift_every or 1) == 0]
+        if not blocks:
+            raise ValueError(
+                f"temporal shift finds no blocks in {type(net).__name__}; take a backbone such as resnet50"
+            )
+        for path, block in blocks:
+            parent, _, name = path.rpartition(".")
+            setattr(net.get_submodule(parent), name, TemporalShift(block, clip, fraction))
+        return len(blocks)
     entries = branch_entries(net, "temporal shift")
     if shift_every is None:
         third = len({entry.path for entry in entries if entry.path.startswith("layer3.")})
-        shift_every = 2 if place == "residual" and third >= DEEP_STAGE else 1
-    chosen = [entry for entry in entries if entry.position % shift_every == 0]
-    if place == "residual":
-        for entry in chosen:
-            setattr(entry.block, entry.name, TemporalShift(entry.layer, clip, fraction))
-        return len(chosen)
-    blocks = {entry.path: entry.block for entry in chosen}
-    for path, block in blocks.items():
-        parent, _, name = path.rpartition(".")
-        net.get_submodule(parent).add_module(name, TemporalShift(block, clip, fraction))
-    return len(blocks)
+        shift_every = 2 if third >= DEEP_STAGE else 1
+    chosen = [entry for entry in entries if position(entry.path) % shift_every == 0]
+    for entry in chosen:
+        setattr(entry.block, entry.name, TemporalShift(entry.layer, clip, fraction))
+    return len(chosen)
 
 
 @MODELS.register_family("tsn_", key="backbone")

@@ -45,6 +45,39 @@ BNINCEPTION: Rules = [
     (r"(inception_\d\w)\.pool_proj\.", r"\1.pooled."),
 ]
 
+_MOBILE_DEPTHS = (1, 2, 3, 4, 3, 3, 1)
+# Names of a block's layers in order: convolution, norm, activation, and again; the first block does not expand.
+_MOBILE_FIRST = ("conv_dw", "bn1", "", "conv_pw", "bn2")
+_MOBILE_REST = ("conv_pw", "bn1", "", "conv_dw", "bn2", "", "conv_pwl", "bn3")
+
+
+def _mobilenetv2() -> Rules:
+    """MobileNetV2 as a flat list of blocks (torchvision's first form) to timm's stages."""
+    rules = [
+        (r"features\.0\.0\.", "conv_stem."),
+        (r"features\.0\.1\.", "bn1."),
+        (r"features\.18\.0\.", "conv_head."),
+        (r"features\.18\.1\.", "bn2."),
+    ]
+    places = [(stage, block) for stage, depth in enumerate(_MOBILE_DEPTHS) for block in range(depth)]
+    for index, (stage, block) in enumerate(places):
+        names = _MOBILE_REST if stage else _MOBILE_FIRST
+        for layer, name in enumerate(names):
+            rules.append((rf"features\.{index + 1}\.conv\.{layer}\.", f"blocks.{stage}.{block}.{name}."))
+    return rules
+
+
+def _mobilenetv2_of_mmaction2() -> Rules:
+    rules = [(r"net\.conv2\.conv\.", "net.conv_head."), (r"net\.conv2\.bn\.", "net.bn2.")]
+    rules += [(r"net\.conv1\.conv\.", "net.conv_stem."), (r"net\.conv1\.bn\.", "net.bn1.")]
+    for stage in range(len(_MOBILE_DEPTHS)):
+        names = _MOBILE_REST if stage else _MOBILE_FIRST
+        for pair in range(len(names) // 3 + 1):
+            old = rf"layer{stage + 1}\.(\d+)\.conv\.{pair}\."
+            rules.append((old + r"conv\.", rf"blocks.{stage}.\1.{names[3 * pair]}."))
+            rules.append((old + r"bn\.", rf"blocks.{stage}.\1.{names[3 * pair + 1]}."))
+    return rules
+
 
 def base_model_network(name: str, tensors: Mapping[str, Tensor]) -> Converted:
     """Convert a checkpoint whose 2D network lies under `base_model` and whose head is `new_fc` or `consensus`.
@@ -56,22 +89,25 @@ def base_model_network(name: str, tensors: Mapping[str, Tensor]) -> Converted:
     rules = [(r"^base_model\.(fc|last_linear)\.|^new_fc\.", head), (r"^base_model\.", _NET), *_PARTS]
     if any("conv1_7x7_s2" in key for key in tensors):
         rules += BNINCEPTION
+    if "base_model.features.18.0.weight" in tensors:
+        rules += _mobilenetv2()
     return frame_network(name, rename(tensors, rules))
 
 
 def is_frame_network(name: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Say whether MMAction2's checkpoint is of a 2D ResNet on frames."""
+    """Say whether MMAction2's checkpoint is of a 2D ResNet or MobileNetV2 on frames."""
     stem = tensors.get("backbone.conv1.conv.weight")
     return stem is not None and stem.ndim == 4 and name.split("_")[0] in ("tsn", "tsm", "tin", "trn")
 
 
 def mmaction2_frame_network(name: str, tensors: Mapping[str, Tensor]) -> Converted:
-    """Convert TSN, TSM, TIN or TRN of MMAction2, on a ResNet."""
+    """Convert TSN, TSM, TIN or TRN of MMAction2, on a ResNet or on MobileNetV2."""
     head = "project." if any(".consensus." in key for key in tensors) else "classifier."
     rules = [
         (r"^cls_head\.fc_cls\.", head),
         (r"^cls_head\.", ""),
         (r"^backbone\.", _NET),
+        *(_mobilenetv2_of_mmaction2() if "backbone.conv2.conv.weight" in tensors else []),
         (r"\.conv(\d)\.bn\.", r".bn\1."),
         (r"\.conv(\d)\.conv\.", r".conv\1."),
         (r"\.downsample\.conv\.", ".downsample.0."),
