@@ -43,8 +43,8 @@ def _recomputed(block: nn.Module, *args: Any) -> Any:
 def checkpoint_block(block: nn.Module, enabled: bool) -> None:
     """Let a block be recomputed in the backward pass, or undo that.
 
-    The second pass runs with batch-norm momentum zero: it normalises by the batch's own statistics, as the first did, and
-    leaves the running ones alone.
+    The second pass runs with batch-norm momentum zero: it normalises by the batch's own statistics, as the first did,
+    and leaves the running ones alone.
     """
     if enabled:
         block.forward = partial(_recomputed, block)
