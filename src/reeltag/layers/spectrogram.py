@@ -194,7 +194,7 @@ class Mfcc(nn.Module):
 def delta(features: Tensor, width: int = 9) -> Tensor:
     """Return the slope over time of features (B, K, T): least squares over `width` frames, the nearest at the ends.
 
-    Source: Savitzky, Golay. Smoothing and Differentiation of Data. Analytical Chemistry 1964 (first order and derivative).
+    Source: Savitzky, Golay. Smoothing and Differentiation of Data. Analytical Chemistry 1964.
 
     Raises:
         ValueError: `width` is even or below 3, or there are fewer frames.
