@@ -105,8 +105,8 @@ class EnvNet(SoundModel):
         waveform_check(waveform, self.num_samples)
         if waveform.shape[1] != self.num_samples:
             raise ValueError(
-                f"this network takes {self.num_samples} samples, the waveform has {waveform.shape[1]}; crop or tile it, "
-                "or build it with another num_samples"
+                f"this network takes {self.num_samples} samples, the waveform has {waveform.shape[1]}; crop or tile "
+                "it, or build it with another num_samples"
             )
         x = self.along_time(waveform.unsqueeze(1).unsqueeze(1))  # (B, C, 1, n)
         return torch.as_tensor(self.on_picture(x.transpose(1, 2)))

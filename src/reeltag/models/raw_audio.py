@@ -37,7 +37,7 @@ class ConvUnit(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """Two convolutions and a shortcut, with a third batch norm after the sum; a wider output repeats every input channel."""
+    """Two convolutions and a shortcut, a third batch norm after the sum; a wider output repeats input channels."""
 
     def __init__(self, in_width: int, width: int) -> None:
         super().__init__()
@@ -59,8 +59,8 @@ class RawAudioNet(SoundModel):
     """A strided first convolution over 10 ms, stages of small ones, the mean over time, a linear layer.
 
     Paper: Dai et al. Very Deep Convolutional Neural Networks for Raw Waveforms. ICASSP 2017, arXiv:1610.00087, table 1.
-    Biases, the batch norm after each sum of M34-res and its repeated channels are those of the published code, which the
-    paper leaves open. There is no pool before the mean in M11, M18 and M34-res; M3 and M5 have one.
+    Biases, the batch norm after each sum of M34-res and its repeated channels are those of the published code; the
+    paper leaves them open. M3 and M5 have a pool before the mean, the others none.
 
     Args:
         name: of `STAGES`.
