@@ -101,9 +101,8 @@ def _count_labels(weights: Mapping[str, Tensor]) -> int | None:
 
 
 def _build(registry: Any, name: str, options: dict[str, Any]) -> Any:
-    parameters = inspect.signature(registry[name]).parameters.values()
-    needed = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
-    registry.check(name, {key: value for key, value in options.items() if key not in needed})
+    taken = inspect.signature(registry[name]).parameters
+    registry.check(name, {key: value for key, value in options.items() if key not in taken})
     try:
         return registry.build(name, **options)
     except (TypeError, ValueError) as error:
