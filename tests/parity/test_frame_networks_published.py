@@ -20,6 +20,7 @@ NETWORKS = [
     ("tsm__tsn_resnet101_3f", "tsm", "tsn_resnet101", 3),
     ("tsm__tsm_resnet50_8f", "tsm", "tsm_resnet50", 8),
     ("tsm__tsm_resnet50_8f_block", "tsm", "tsm_resnet50", 8),
+    ("tsm__tsm_nl_resnet50_8f", "tsm", "tsm_nl_resnet50", 8),
     ("xtemporal__tsm_resnet101_8f", "xtemporal", "tsm_resnet101", 8),
     ("tin__tin_resnet50_8f", "tin", "tin_resnet50", 8),
     ("trn__trn_multiscale_resnet50_8f", "trn", "trn_resnet50", 8),
@@ -46,7 +47,7 @@ def test_trn_on_bninception_equals_the_published_one(visual_record, case):
     model = from_published(record.weights(), source="trn", name="trn_bninception")
     assert params_of(model) == record.data["params"]
     if case:  # drawn relations: lexicographic numbers for the scales below T, whose one relation is all frames
-        drawn = [[0], *json.loads(record.cases[1]["output"]["note"])]
+        drawn = [[0], *json.loads(record.cases[1]["note"])]
         every = [list(combinations(range(8), scale)) for scale in range(8, 1, -1)]
         model.classifier.fix_relations([[all_[i] for i in some] for all_, some in zip(every, drawn, strict=True)])
     with torch.inference_mode():

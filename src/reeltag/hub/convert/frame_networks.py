@@ -14,7 +14,7 @@ from reeltag.hub.convert.renaming import rename
 Rules = list[tuple[str, str]]
 _NET = "backbone.net."
 
-# Ours for the parts that mix frames: TIN's wrapper, and TRN's relation networks.
+# Ours for the parts that mix frames: TIN's wrapper, the non-local blocks of TSM, and TRN's relation networks.
 _PARTS: Rules = [
     (r"\.net1\.biasnet\.net\.conv\.", ".interlace.offset_net.conv."),
     (r"\.net1\.biasnet\.net\.fc\.", ".interlace.offset_net.fc1."),
@@ -22,6 +22,10 @@ _PARTS: Rules = [
     (r"\.net1\.weightnet\.net\.lastlayer\.", ".interlace.weight_net.conv."),
     (r"\.net1\.(offset_net|weight_net)\.", r".interlace.\1."),
     (r"\.net2\.", ".net."),
+    (r"\.non_local_block\.", ".nl."),
+    (r"\.nl\.(theta|phi|g)\.(?:0\.)?(?:conv\.)?", r".nl.\1."),
+    (r"\.nl\.(?:W\.0|conv_out\.conv)\.", ".nl.out."),
+    (r"\.nl\.(?:W\.1|conv_out\.bn)\.", ".nl.norm."),
     (r"^consensus\.fc_fusion_scales\.(\d+)\.1\.", r"classifier.hidden.\1."),
     (r"^consensus\.fc_fusion_scales\.(\d+)\.3\.", r"classifier.out.\1."),
     (r"^consensus\.classifier\.1\.", "classifier.hidden.0."),
@@ -130,6 +134,9 @@ def frame_network(name: str, weights: dict[str, Tensor]) -> Converted:
         options |= _interlacing(weights)
     elif name.startswith("tsm_"):
         options |= _shifts(weights)
+        if any(".nl." in key for key in weights):
+            options |= _nonlocal(weights)
+            name = f"tsm_nl_{name.removeprefix('tsm_').removeprefix('nl_')}"
     return Converted(weights, options, name)
 
 
@@ -190,4 +197,16 @@ def _shifts(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     if len(places) != 1:
         return {}
     steps = [min(blocks - {0}) for blocks in shifted.values() if blocks - {0}]
-    return {"place": places.pop(), "shift_every": min(steps, default=1)}
+    every = min(steps, default=1)
+    return {"place": "block", "shift_every": every} if "block" in places else {"shift_every": every}
+
+
+def _nonlocal(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Tell where the non-local blocks stand; the kinds with a dot product or a scale leave no trace in the keys."""
+    places: dict[str, list[int]] = {}
+    for key in weights:
+        found = re.fullmatch(r"backbone\.net\.(\w+)\.(\d+)\.nl\.g\.weight", key)
+        if found:
+            places.setdefault(found[1], []).append(int(found[2]))
+    pairing = {} if any(".nl.theta." in key for key in weights) else {"pairing": "gaussian"}
+    return {"places": places, "out_bias": any(key.endswith(".nl.out.bias") for key in weights), **pairing}
