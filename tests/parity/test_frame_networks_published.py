@@ -1,6 +1,5 @@
 """TSN, TSM, TIN and TRN against the outputs of their published code, by way of `from_published`."""
 
-import json
 from itertools import combinations
 
 import pytest
@@ -47,7 +46,7 @@ def test_trn_on_bninception_equals_the_published_one(visual_record, case):
     model = from_published(record.weights(), source="trn", name="trn_bninception")
     assert params_of(model) == record.data["params"]
     if case:  # drawn relations: lexicographic numbers for the scales below T, whose one relation is all frames
-        drawn = [[0], *json.loads(record.cases[1]["note"])]
+        drawn = [[0], *record.cases[1]["note"]]
         every = [list(combinations(range(8), scale)) for scale in range(8, 1, -1)]
         model.classifier.fix_relations([[all_[i] for i in some] for all_, some in zip(every, drawn, strict=True)])
     with torch.inference_mode():
