@@ -29,6 +29,7 @@ class TemporalInterlacingNetwork(TemporalSegmentNetwork):
         shift_div: the first C / shift_div channels of a layer take part.
         place: in front of the first convolution of each residual branch, as the published weights have it, or of
             `every_conv`, as the winners of Multi-Moments in Time 2019 describe it (arXiv:2003.05837, section 3.4).
+        first_offset: what the offsets start at, in frames; see `TemporalInterlace`.
         dropout: see `TemporalSegmentNetwork`; so are `consensus` and `head_std`.
     """
 
@@ -40,6 +41,7 @@ class TemporalInterlacingNetwork(TemporalSegmentNetwork):
         num_frames: int = 8,
         shift_div: int = 4,
         place: InterlacePlace = "conv1",
+        first_offset: float = 0.5,
         dropout: float = 0.5,
         consensus: Consensus = "logits",
         head_std: float = 0.001,
@@ -47,7 +49,7 @@ class TemporalInterlacingNetwork(TemporalSegmentNetwork):
         super().__init__(backbone, num_labels, dropout=dropout, consensus=consensus, head_std=head_std)
         self.num_frames = num_frames
         self.clip_shape = (num_frames, *self.clip_shape[1:])
-        insert_interlacing(backbone.net, num_frames, shift_div=shift_div, place=place)
+        insert_interlacing(backbone.net, num_frames, shift_div=shift_div, place=place, first_offset=first_offset)
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Return the map (B, T, D, h, w) of a clip (B, T, C, H, W) with the T that the model is made for."""
@@ -59,7 +61,14 @@ class TemporalInterlacingNetwork(TemporalSegmentNetwork):
         return super().forward_features(clip)
 
 
-def insert_interlacing(net: nn.Module, num_frames: int, *, shift_div: int = 4, place: InterlacePlace = "conv1") -> int:
+def insert_interlacing(
+    net: nn.Module,
+    num_frames: int,
+    *,
+    shift_div: int = 4,
+    place: InterlacePlace = "conv1",
+    first_offset: float = 0.5,
+) -> int:
     """Put interlacing in front of the convolutions of the residual branches of a 2D network; returns how many.
 
     Raises:
@@ -80,7 +89,7 @@ def insert_interlacing(net: nn.Module, num_frames: int, *, shift_div: int = 4, p
                     f"temporal interlacing needs branches that begin with a convolution; {entry.path} of "
                     f"{type(net).__name__} begins with {type(layer).__name__}. Take a backbone such as resnet50"
                 )
-            interlace = TemporalInterlace(conv.in_channels, num_frames, shift_div)
+            interlace = TemporalInterlace(conv.in_channels, num_frames, shift_div, first_offset=first_offset)
             setattr(entry.block, name, Interlaced(layer, interlace))
             inserted += 1
     return inserted
@@ -103,6 +112,7 @@ def tin(
     num_frames: int = 8,
     shift_div: int = 4,
     place: InterlacePlace = "conv1",
+    first_offset: float = 0.5,
     dropout: float = 0.5,
     consensus: Consensus = "logits",
     head_std: float = 0.001,
@@ -118,6 +128,7 @@ def tin(
         num_frames=num_frames,
         shift_div=shift_div,
         place=place,
+        first_offset=first_offset,
         dropout=dropout,
         consensus=consensus,
         head_std=head_std,
