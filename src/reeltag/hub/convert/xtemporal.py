@@ -8,28 +8,11 @@ from torch import Tensor
 
 from reeltag.errors import StoreError
 from reeltag.hub.convert import SOURCES, Converted, Source
-from reeltag.hub.convert.renaming import rename
-from reeltag.hub.convert.video_resnets import slowfast_options
-from reeltag.layers.pixel_norm import IMAGENET_MEAN, IMAGENET_STD
-
-
-def _slowfast(name: str, tensors: Mapping[str, Tensor]) -> Converted:
-    rules = [
-        (r"^(slow|fast)_conv1\.", r"\1.stem.conv."),
-        (r"^(slow|fast)_bn1\.", r"\1.stem.bn."),
-        *((rf"^(slow|fast)_res{index + 2}\.(\d+)\.", rf"\1.stages.{index}.blocks.\2.") for index in range(4)),
-        (r"^lateral_p1\.", "laterals.0.conv."),
-        *((rf"^lateral_res{index + 1}\.", f"laterals.{index}.conv.") for index in (1, 2, 3)),
-        (r"^fc\.", "classifier."),
-    ]
-    weights = rename(tensors, rules)
-    options = {**slowfast_options(name, weights), "slow_frames": "stride"}
-    return Converted(weights, {**options, "pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD})
-
+from reeltag.hub.convert.video_resnets import xtemporal_slowfast
 
 # What a checkpoint looks like, and what converts it; the first that holds is taken.
 FAMILIES: list[tuple[Callable[[str, Mapping[str, Tensor]], bool], Source]] = [
-    (lambda name, tensors: "lateral_p1.weight" in tensors, _slowfast),
+    (lambda name, tensors: "lateral_p1.weight" in tensors, xtemporal_slowfast),
 ]
 
 
