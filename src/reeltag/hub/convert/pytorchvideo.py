@@ -1,3 +1,13 @@
+"""PyTorchVideo's hub: names of its weights to ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from reeltag.errors import StoreError
+from reeltag.hub.convert import SOURCES, Converted, Source
 from reeltag.hub.convert.nonlocal_blocks import is_block, scaled_block
 from reeltag.hub.convert.residual3d import pytorchvideo_r2plus1d
 from reeltag.hub.convert.video_resnets import pytorchvideo_resnet, pytorchvideo_slowfast
