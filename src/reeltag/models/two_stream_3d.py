@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from reeltag.models import MODELS
+from reeltag.models.frame_network import outer_blocks
 from reeltag.models.image2d import ImageBackbone, build_backbone
 from reeltag.models.interface import VideoModel, clip_check
-from reeltag.models.frame_network import outer_blocks
 from reeltag.schema import InputKind
 
 
