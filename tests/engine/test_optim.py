@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from reeltag.engine.optim import build_optimizer, flatten_state, parameter_groups, rate_factor, restore_state
-from reeltag.recipe import TrainSection
+from reeltag.engine.groups import parameter_groups
+from reeltag.engine.optim import build_optimizer, flatten_state, rate_factor, restore_state
+from reeltag.sections import TrainSection
 
 
 def test_cosine_with_warm_up_by_hand():
@@ -23,7 +24,7 @@ def test_steps_and_constant():
 
 def test_norms_and_biases_have_no_decay():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
-    decayed, free = parameter_groups(model, 0.1)
+    decayed, free = parameter_groups(model, TrainSection(weight_decay=0.1))
     assert [p.ndim for p in decayed["params"]] == [4, 2]
     assert [p.ndim for p in free["params"]] == [1, 1, 1, 1]
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
