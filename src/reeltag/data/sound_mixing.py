@@ -9,7 +9,7 @@ from torch import Tensor
 
 FLOOR_DB = -80.0
 _CORNERS_HZ = (20.6, 107.7, 737.9, 12194.0)
-_FFT_S = 0.09  # frames are the power of two nearest to this: 2048 samples at 16 kHz, 4096 at 44.1 kHz
+_FFT_S = 0.1  # frames are the power of two nearest to this: 2048 samples at 16 kHz, 4096 at 44.1 kHz
 
 
 def a_weighting_db(frequencies_hz: Tensor) -> Tensor:

@@ -196,8 +196,8 @@ class Trainer:
             self.monitor.note(f"step {step} left out: {update.skipped}; videos {shown}")
         if self.at.skipped_in_row >= self.train.max_skipped:
             raise Diverged(
-                f"{update.skipped} at step {step}, and {self.at.skipped_in_row} steps in a row were left out; lower train.lr, "
-                f"set train.clip_norm=5, or resume {self.run.path} with a smaller rate"
+                f"{update.skipped} at step {step}, and {self.at.skipped_in_row} steps in a row were left out; "
+                f"lower train.lr, set train.clip_norm=5, or resume {self.run.path} with a smaller rate"
             )
 
     def _autocast(self) -> AbstractContextManager[Any]:
