@@ -52,6 +52,10 @@ def train(
         else:
             print(f"train.lr={found['suggestion']:.3g}")
             console.print(f"the loss fell fastest there; curve in {found['plot']}")
+            if found["fell"] < 0.05:
+                console.print(
+                    f"but it fell by {found['fell']:.0%} in all: too little to choose a rate by; look at the curve"
+                )
         return
     finished = [train_recipe(call, seed, console, many=seeds > 1) for seed in range(seeds)]
     if as_json:

@@ -34,6 +34,7 @@ class LrCurve:
         smoothed: their running mean.
         suggestion: the rate at which the smoothed loss falls fastest over the logarithm of the rate.
         lowest: the rate at which it is lowest; a tenth of it is the other usual choice.
+        fell: the share by which the smoothed loss fell; where it is small the suggestion is little more than chance.
     """
 
     rates: list[float]
@@ -41,6 +42,7 @@ class LrCurve:
     smoothed: list[float]
     suggestion: float
     lowest: float
+    fell: float
 
 
 def find_lr(
@@ -127,11 +129,15 @@ def curve_of(rates: list[float], losses: list[float], smoothed: list[float]) -> 
             f"the range test ended after {len(rates)} steps with a loss that is not finite or explodes; "
             "set train.clip_norm=5, or look at the data with `reeltag data check`"
         )
-    lowest = min(range(len(rates)), key=smoothed.__getitem__)
-    last = max(lowest, 2)
-    slopes = [smoothed[index + 1] - smoothed[index - 1] for index in range(1, last)]
-    steepest = 1 + min(range(len(slopes)), key=slopes.__getitem__)
-    return LrCurve(rates, losses, smoothed, rates[steepest], rates[lowest])
+    # The mean of the first few batches jumps about; slopes are taken behind them, and over several steps.
+    begin, reach = len(rates) // 10, max(1, len(rates) // 20)
+    lowest = min(range(begin, len(rates)), key=smoothed.__getitem__)
+    places = range(begin + reach, max(lowest, begin + reach + 1))
+    ahead = [min(place + reach, len(rates) - 1) for place in places]
+    slopes = {place: smoothed[then] - smoothed[place - reach] for place, then in zip(places, ahead, strict=True)}
+    steepest = min(slopes, key=slopes.__getitem__)
+    fell = 1 - smoothed[lowest] / smoothed[begin] if smoothed[begin] > 0 else 0.0
+    return LrCurve(rates, losses, smoothed, rates[steepest], rates[lowest], fell)
 
 
 def write_curve(curve: LrCurve, folder: Path, lr: float) -> dict[str, Any]:
@@ -159,6 +165,7 @@ def write_curve(curve: LrCurve, folder: Path, lr: float) -> dict[str, Any]:
     return {
         "suggestion": curve.suggestion,
         "lowest": curve.lowest,
+        "fell": curve.fell,
         "steps": len(curve.rates),
         "plot": str(folder / "find_lr.png"),
         "curve": str(folder / "find_lr.json"),
