@@ -69,7 +69,12 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(Trainer, "_step", dying)
 
 
-@pytest.mark.parametrize("name", METHODS)
+QUICK = ("ema", "many")  # the others take a minute together
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_a_stopped_run_goes_on_bit_for_bit(name, mini_packed, small_recipe, tmp_path, monkeypatch):
     overrides = METHODS[name]
     train(small_recipe, mini_packed, tmp_path / "whole", *overrides)
