@@ -83,7 +83,8 @@ class Trainer:
             weights=parts.weights,
         )
         self.total_steps = max(1, math.ceil(round(self.train.epochs * self.order.num_batches, 6)))
-        model = prepare_model(parts.model, self.train, processes=self.accelerator.num_processes).to(self.device)
+        processes = self.accelerator.num_processes
+        model = prepare_model(parts.model, self.train, processes=processes, device=self.device.type).to(self.device)
         self.model: nn.Module
         self.optimizer: Optimizer
         self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, self.train))

@@ -9,7 +9,7 @@ from reeltag.models.interface import VideoModel
 from reeltag.sections import TrainSection
 
 
-def prepare_model(model: VideoModel, train: TrainSection, *, processes: int = 1) -> nn.Module:
+def prepare_model(model: VideoModel, train: TrainSection, *, processes: int = 1, device: str = "cpu") -> nn.Module:
     """Return the model as `train` wants it trained; it is changed in place.
 
     - `freeze: all_but_head` trains the classifier, and the threshold head where there is one: the protocol "Fixed" of
@@ -20,7 +20,8 @@ def prepare_model(model: VideoModel, train: TrainSection, *, processes: int = 1)
     - `sync_norms` takes the statistics of batch norms over all processes; with one it changes nothing.
 
     Raises:
-        RecipeError: the model has no classifier to train alone, or no blocks to recompute.
+        RecipeError: the model has no classifier to train alone, or no blocks to recompute; or `sync_norms` for several
+            processes without GPUs, where torch cannot do it.
     """
     if train.freeze == "all_but_head":
         head = [getattr(model, name, None) for name in ("classifier", "thresholds")]
@@ -39,5 +40,9 @@ def prepare_model(model: VideoModel, train: TrainSection, *, processes: int = 1)
         except ValueError as error:
             raise RecipeError(f"train.gradient_checkpointing: {error}") from None
     if train.sync_norms and processes > 1:
+        if device != "cuda":
+            raise RecipeError(
+                f"train.sync_norms needs GPUs, and this is a {device}; set train.freeze_norms, or leave it out"
+            )
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
