@@ -25,7 +25,7 @@ from reeltag.errors import Diverged, StoreError, TooManyBadFiles
 from reeltag.hardware import default_workers, resolve_precision
 from reeltag.metrics import LOWER_IS_BETTER
 from reeltag.metrics.evaluate import evaluate_scores
-from reeltag.models.scoring import score_videos
+from reeltag.models.scoring import model_inputs, score_videos
 from reeltag.store.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from reeltag.store.run import RunFolder
 
@@ -133,9 +133,9 @@ class Trainer:
 
     def _update(self, batch: dict[str, Any]) -> float:
         """One optimiser step; returns the loss."""
-        video = batch["video"].to(self.device, non_blocking=True).flatten(0, 1)  # (B, T, C, H, W): one view a clip
+        inputs = model_inputs(batch, self.device)  # one view a clip
         with self._autocast():
-            logits = self.model(video)
+            logits = self.model(*inputs)
         ignore = batch["ignore"].to(self.device) if bool(batch["ignore"].any()) else None
         loss = self.parts.loss(logits.float(), batch["targets"].to(self.device), ignore=ignore)
         value = float(loss.detach())

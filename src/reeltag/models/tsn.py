@@ -70,13 +70,20 @@ class TemporalSegmentNetwork(VideoModel):
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return (B, L) logits, or the mean (B, D) of the frames' pooled features with `pre_logits`."""
-        frames = self.backbone.pool(features.flatten(0, 1)).unflatten(0, features.shape[:2])  # (B, T, D)
+        frames = self._pooled(features)
         if pre_logits:
             return frames.mean(1)
         logits = self.classifier(self.dropout(frames))  # (B, T, L)
         if self.consensus == "softmax":
             return logits.float().softmax(-1).mean(1).clamp_min(1e-12).log()
         return logits.mean(1)
+
+    def frame_features(self, clip: Tensor) -> Tensor:
+        """Return (B, T, D): the pooled features of each frame, which `reeltag extract` stores."""
+        return self._pooled(self.forward_features(clip))
+
+    def _pooled(self, features: Tensor) -> Tensor:
+        return self.backbone.pool(features.flatten(0, 1)).unflatten(0, features.shape[:2])  # (B, T, D)
 
 
 def residual_blocks(net: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -1,0 +1,145 @@
+"""How features are made small and read back: PCA with whitening and one byte a value, as for YouTube-8M."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from reeltag.errors import StoreError
+from reeltag.store.atomic import sha256_of, write_atomic
+
+PCA_FILE = "pca.safetensors"
+LOWEST, HIGHEST = -2.0, 2.0
+WHITENING_EPS = 1e-4
+_RANGE = HIGHEST - LOWEST
+
+
+def quantize(features: Tensor) -> Tensor:
+    """Return uint8 floor((x + 2) * 255 / 4), with x cut off at -2 and 2.
+
+    Paper: Abu-El-Haija et al. YouTube-8M. arXiv:1609.08675, section 3.3 (one byte a coefficient). Departure: the
+    published extractor rounds, although its reader adds half a step as if it had not. Cutting off, as the published
+    VGGish code does, makes the error of the pair half a step at most, not a whole one.
+    """
+    return ((features.clamp(LOWEST, HIGHEST) - LOWEST) * (255 / _RANGE)).to(torch.uint8)
+
+
+def dequantize(stored: Tensor) -> Tensor:
+    """Return float32 4 q / 255 - 2 + 4 / 512, the rule of the published YouTube-8M reader, of uint8 q."""
+    return stored.float() * (_RANGE / 255) + (_RANGE / 512 + LOWEST)
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Principal components with whitening: (x - mean) E / sqrt(eigenvalues + 1e-4).
+
+    Paper: Abu-El-Haija et al. YouTube-8M. arXiv:1609.08675, section 3.3; 1e-4 is that of the published extractor.
+
+    Attributes:
+        mean: (D,) of the features it was fitted on.
+        eigenvalues: (K,) variances along the components, falling.
+        components: (K, D), orthonormal rows; the largest entry of each is positive, so that a fit has one result.
+    """
+
+    mean: Tensor
+    eigenvalues: Tensor
+    components: Tensor
+
+    @classmethod
+    def fit(cls, parts: Iterable[Tensor], num_components: int) -> Pca:
+        """Fit on parts (N_i, D) of all frames, each read once; sums are taken in float64.
+
+        Raises:
+            ValueError: more components than features, or not more frames than components.
+        """
+        count, total, outer = 0, torch.zeros(()), torch.zeros(())
+        for part in parts:
+            wide = part.double()
+            count, total, outer = count + len(part), total + wide.sum(0), outer + wide.T @ wide
+        width = total.shape[0] if total.ndim else 0
+        if not 1 <= num_components <= width:
+            raise ValueError(f"PCA to {num_components} components: features of {width} allow 1 to {width}")
+        if count <= num_components:
+            raise ValueError(f"PCA to {num_components} components needs more frames to fit on than that, got {count}")
+        mean = total / count
+        values, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))
+        values, rows = values.flip(0)[:num_components].clamp(min=0), vectors.T.flip(0)[:num_components]
+        largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+        return cls(mean.float(), values.float(), (rows * largest.sign()).float())
+
+    @property
+    def scale(self) -> Tensor:
+        """(K,) what whitening divides by."""
+        return (self.eigenvalues + WHITENING_EPS).sqrt()
+
+    def whiten(self, features: Tensor) -> Tensor:
+        """Return (N, K) whitened components of (N, D) features."""
+        return (features.float() - self.mean) @ self.components.T / self.scale
+
+    def restore(self, whitened: Tensor) -> Tensor:
+        """Return (N, D): the features of (N, K) components, without what the dropped components held."""
+        return whitened.float() * self.scale @ self.components + self.mean
+
+    def save(self, folder: Path) -> str:
+        """Write `pca.safetensors` into a folder, whole or not at all, and return its SHA-256."""
+        tensors = {"mean": self.mean, "eigenvalues": self.eigenvalues, "components": self.components.contiguous()}
+        write_atomic(folder / PCA_FILE, save(tensors))
+        return sha256_of(folder / PCA_FILE)
+
+    @classmethod
+    def load(cls, folder: Path, digest: str | None = None) -> Pca:
+        """Read `pca.safetensors` of a folder; StoreError when it is missing, damaged or not the one with `digest`."""
+        path = folder / PCA_FILE
+        if not path.is_file():
+            raise StoreError(f"{path} is missing; copy it from the features it was fitted for")
+        if digest is not None and sha256_of(path) != digest:
+            raise StoreError(f"{path} has changed since it was written (SHA-256 differs); copy it again")
+        try:
+            tensors = load_file(path)
+            return cls(tensors["mean"], tensors["eigenvalues"], tensors["components"])
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise StoreError(f"{path} is no readable PCA ({error}); copy it again") from None
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What is done to features before they are stored: PCA or none, then one byte or two a value.
+
+    Attributes:
+        pca: fitted on the training split, or None.
+        quantized: store uint8 in place of float16; needs `pca`, since values are cut off at -2 and 2.
+    """
+
+    pca: Pca | None = None
+    quantized: bool = False
+
+    def __post_init__(self) -> None:
+        if self.quantized and self.pca is None:
+            raise ValueError("quantized features need a PCA: values are cut off at -2 and 2, which fits whitened ones")
+
+    def width(self, num_features: int) -> int:
+        """Return K, the width after coding features of D values."""
+        return num_features if self.pca is None else len(self.pca.eigenvalues)
+
+    def encode(self, features: Tensor) -> Tensor:
+        """Return (N, K) uint8 or float16 to be stored, of (N, D) features.
+
+        Raises:
+            ValueError: a value is not finite, or too large for float16.
+        """
+        coded = features.float() if self.pca is None else self.pca.whiten(features)
+        stored = quantize(coded) if self.quantized else coded.half()
+        if not bool((coded if self.quantized else stored).isfinite().all()):
+            raise ValueError("a feature is not finite, or above 65504, the largest number of float16")
+        return stored
+
+    @staticmethod
+    def decode(stored: Tensor) -> Tensor:
+        """Return (N, K) float32, what a model is given, of what `encode` returned."""
+        return dequantize(stored) if stored.dtype == torch.uint8 else stored.float()
