@@ -1,0 +1,49 @@
+"""What training minimises: the recipe's loss on a model's logits, unless the model has more outputs to train."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+Loss = Callable[..., Tensor]
+
+
+class TrainsItself(ABC):
+    """A model whose training loss reads more than its logits: branches, or the logits after every frame.
+
+    `forward` in training mode keeps those outputs until `training_loss` takes them, so that forward remains the one
+    call that wrappers for many devices see, and returns logits (B, L) like every model's.
+    """
+
+    @abstractmethod
+    def training_loss(self, logits: Tensor, targets: Tensor, loss: Loss, *, ignore: Tensor | None = None) -> Tensor:
+        """Return the scalar to minimise for the clips of the last forward.
+
+        Args:
+            logits: (B, L) that it returned.
+            targets: (B, L).
+            loss: the recipe's, from (logits, targets, ignore=) to a mean over clips.
+            ignore: (B, L), true where the truth is unknown.
+
+        Raises:
+            ValueError: there was no forward in training mode since the last call.
+        """
+
+
+def training_loss(
+    model: nn.Module, logits: Tensor, targets: Tensor, loss: Loss, *, ignore: Tensor | None = None
+) -> Tensor:
+    """Return the scalar to minimise: the model's own rule where it has one, else loss(logits, targets).
+
+    Args:
+        model: without the wrappers of distributed training.
+        logits: (B, L), float32, of its forward.
+        targets: (B, L).
+        loss: the recipe's.
+        ignore: (B, L), true where the truth is unknown.
+    """
+    if isinstance(model, TrainsItself):
+        return model.training_loss(logits, targets, loss, ignore=ignore)
+    return loss(logits, targets, ignore=ignore)
