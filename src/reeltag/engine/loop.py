@@ -26,6 +26,7 @@ from reeltag.hardware import default_workers, resolve_precision
 from reeltag.metrics import LOWER_IS_BETTER
 from reeltag.metrics.evaluate import evaluate_scores
 from reeltag.models.scoring import model_inputs, score_videos
+from reeltag.models.training_loss import training_loss
 from reeltag.store.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from reeltag.store.run import RunFolder
 
@@ -137,7 +138,8 @@ class Trainer:
         with self._autocast():
             logits = self.model(*inputs)
         ignore = batch["ignore"].to(self.device) if bool(batch["ignore"].any()) else None
-        loss = self.parts.loss(logits.float(), batch["targets"].to(self.device), ignore=ignore)
+        model, targets = self.accelerator.unwrap_model(self.model), batch["targets"].to(self.device)
+        loss = training_loss(model, logits.float(), targets, self.parts.loss, ignore=ignore)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(
