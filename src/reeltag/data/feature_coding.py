@@ -18,6 +18,7 @@ PCA_FILE = "pca.safetensors"
 LOWEST, HIGHEST = -2.0, 2.0
 WHITENING_EPS = 1e-4
 _RANGE = HIGHEST - LOWEST
+_TENSORS = ("mean", "eigenvalues", "components", "variance")
 
 
 def quantize(features: Tensor) -> Tensor:
@@ -45,11 +46,13 @@ class Pca:
         mean: (D,) of the features it was fitted on.
         eigenvalues: (K,) variances along the components, falling.
         components: (K, D), orthonormal rows; the largest entry of each is positive, so that a fit has one result.
+        variance: () of all D features together, kept or not.
     """
 
     mean: Tensor
     eigenvalues: Tensor
     components: Tensor
+    variance: Tensor
 
     @classmethod
     def fit(cls, parts: Iterable[Tensor], num_components: int) -> Pca:
@@ -68,15 +71,21 @@ class Pca:
         if count <= num_components:
             raise ValueError(f"PCA to {num_components} components needs more frames to fit on than that, got {count}")
         mean = total / count
-        values, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))
+        covariance = outer / count - torch.outer(mean, mean)
+        values, vectors = torch.linalg.eigh(covariance)
         values, rows = values.flip(0)[:num_components].clamp(min=0), vectors.T.flip(0)[:num_components]
         largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
-        return cls(mean.float(), values.float(), (rows * largest.sign()).float())
+        return cls(mean.float(), values.float(), (rows * largest.sign()).float(), covariance.trace().float())
 
     @property
     def scale(self) -> Tensor:
         """(K,) what whitening divides by."""
         return (self.eigenvalues + WHITENING_EPS).sqrt()
+
+    @property
+    def kept(self) -> float:
+        """Share of the variance that the components hold, in [0, 1]."""
+        return float(self.eigenvalues.sum() / self.variance.clamp(min=1e-30))
 
     def whiten(self, features: Tensor) -> Tensor:
         """Return (N, K) whitened components of (N, D) features."""
@@ -88,7 +97,7 @@ class Pca:
 
     def save(self, folder: Path) -> str:
         """Write `pca.safetensors` into a folder, whole or not at all, and return its SHA-256."""
-        tensors = {"mean": self.mean, "eigenvalues": self.eigenvalues, "components": self.components.contiguous()}
+        tensors = {name: getattr(self, name).contiguous() for name in _TENSORS}
         write_atomic(folder / PCA_FILE, save(tensors))
         return sha256_of(folder / PCA_FILE)
 
@@ -102,7 +111,7 @@ class Pca:
             raise StoreError(f"{path} has changed since it was written (SHA-256 differs); copy it again")
         try:
             tensors = load_file(path)
-            return cls(tensors["mean"], tensors["eigenvalues"], tensors["components"])
+            return cls(**{name: tensors[name] for name in _TENSORS})
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             raise StoreError(f"{path} is no readable PCA ({error}); copy it again") from None
 

@@ -140,8 +140,7 @@ def _fitted(job: _Job, out: Path, num_components: int, note: Callable[[str], Non
     except ValueError as error:
         raise RecipeError(f"--pca {num_components}: {error}") from None
     fitted.save(out)
-    kept = float(fitted.eigenvalues.sum())
-    note(f"PCA fitted on {len(rows)} videos of the training split; {num_components} components, variance {kept:.4g}")
+    note(f"PCA fitted on {len(rows)} videos: {num_components} components hold {fitted.kept:.1%} of the variance")
     return fitted
 
 
@@ -168,16 +167,18 @@ class _Job:
         with FeatureWriter(out, source, shard_s=self.shard_s) as writer:
             left = [row for row, key in enumerate(self.keys) if key not in writer.known]
             total, made, mended = len(self.keys), 0, len(writer.damaged)
-            self._tell(total - len(left), total)
+            start = total - len(left)
+            self._tell(start, total)
             if raw is not None:
-                left = self._take_raw(raw, left, writer, coding)
+                missing = self._take_raw(raw, left, writer, coding)
+                made, left = len(left) - len(missing), missing
             for row, features, times, line in self._made(left):
                 if features is None or times is None:
                     bad.append(line)
                 else:
                     made += 1
                     writer.add(self.keys[row], _encoded(coding, features, self.manifest.video_ids[row]), times)
-                self._tell(total - len(left) + made + len(bad), total)
+                self._tell(start + made + len(bad), total)
             # Paths in a pack name where clips came from and are not opened again: they stay as they were written.
             manifest = replace(self.manifest, root=out) if self.footage.packed else self.manifest
             kept = writer.finish(manifest, self.keys, bad)

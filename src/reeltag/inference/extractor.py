@@ -23,7 +23,7 @@ from reeltag.inference.extract_views import Amount, ClipsView, ExtractView, Fram
 from reeltag.inference.load import load_trained
 from reeltag.media import Video
 from reeltag.models import BACKBONES
-from reeltag.models.image2d import ImageBackbone, build_backbone
+from reeltag.models.image2d import ImageBackbone, build_backbone, list_backbones
 from reeltag.models.interface import VideoModel
 
 Level = Literal["frames", "clips"]
@@ -112,7 +112,7 @@ def build_extractor(
         ReeltagError: published weights that are not at hand and cannot be fetched.
     """
     try:
-        if Path(model).is_dir():
+        if _names_folder(model):
             if crop_px is not None:
                 raise RecipeError("--crop-px is for backbones; a trained model sees what its recipe tests")
             return _of_trained(model, fps, num_frames, level, checkpoint, device)
@@ -122,6 +122,14 @@ def build_extractor(
         return _of_backbone(model, amount, pretrained, crop_px, device)
     except ValueError as error:
         raise RecipeError(str(error)) from None
+
+
+def _names_folder(model: str) -> bool:
+    """Return whether a name means a folder: it exists, and is not merely called like a backbone."""
+    path = Path(model)
+    if any((path / name).is_file() for name in ("recipe.yaml", "config.json")):
+        return True
+    return path.is_dir() and model not in BACKBONES and model not in list_backbones(model)
 
 
 def _of_trained(

@@ -125,7 +125,8 @@ class VideoModel(nn.Module, ABC):
         Args:
             clip: what `forward` takes; its values do not matter, and a tensor on the meta device will do.
         """
-        twin = copy.deepcopy(self).to("meta").eval()
+        # Without gradients, since torch's counter fails on a parameter that is itself the input of a layer.
+        twin = copy.deepcopy(self).to("meta").eval().requires_grad_(False)
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
             twin(clip.to("meta"))
