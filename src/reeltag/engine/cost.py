@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from reeltag.build import build_model, rows_of
 from reeltag.data.footage import Footage
@@ -19,16 +18,6 @@ from reeltag.models.interface import VideoModel
 from reeltag.recipe import Recipe
 
 TIMED_STEPS = 3
-
-
-def macs_per_clip(model: VideoModel, clip: torch.Tensor) -> float:
-    """Return the multiply-accumulates of one forward pass of one clip (1, T, C, H, W): half of torch's FLOPs."""
-    was_training = model.training
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model.eval()(clip)
-    model.train(was_training)
-    return counter.get_total_flops() / 2
 
 
 def predict_cost(recipe: Recipe, footage: Footage | None, *, device: str = "auto") -> dict[str, Any]:
@@ -48,7 +37,7 @@ def predict_cost(recipe: Recipe, footage: Footage | None, *, device: str = "auto
     bf16 = resolve_precision(recipe.train.precision, device) == "bf16"
     facts: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "gmacs_per_clip": round(macs_per_clip(model, clips[:1]) / 1e9, 3),
+        "gmacs_per_clip": round(model.flops(clips[:1]) / 2e9, 3),
         "precision": "bf16" if bf16 else "fp32",
         "device": str(target),
     }

@@ -37,3 +37,15 @@ class PixelNorm(nn.Module):
         if x.shape[-3] != self.scale.shape[0]:
             raise ValueError(f"the clip has {x.shape[-3]} channels, the model takes {self.scale.shape[0]}")
         return torch.addcmul(self.shift, x, self.scale) if x.dtype == torch.uint8 else x
+
+
+def pixel_norm_for(in_channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelNorm:
+    """Return the norm of a network's own statistics, or around mid-grey for other channel counts (flow, differences).
+
+    Quantised flow has its zero at 128, so mid-grey is no motion; the deviation is the mean of `std`.
+    """
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1, got {in_channels}")
+    if in_channels == len(mean):
+        return PixelNorm(mean, std)
+    return PixelNorm((128 / 255,) * in_channels, (sum(std) / len(std),) * in_channels)

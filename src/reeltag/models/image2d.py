@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reeltag.errors import UnknownName
-from reeltag.layers.pixel_norm import IMAGENET_MEAN, IMAGENET_STD, PixelNorm
+from reeltag.layers.pixel_norm import IMAGENET_MEAN, IMAGENET_STD, PixelNorm, pixel_norm_for
 from reeltag.models import BACKBONES
 from reeltag.registry import close_name
 
@@ -67,10 +67,8 @@ def build_backbone(name: str, *, in_channels: int = 3, pretrained: bool = False,
     net: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options)
     config = net.pretrained_cfg
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
-    if in_channels != 3:
-        mean, std = (0.5,) * in_channels, (sum(std) / len(std),) * in_channels
     width = getattr(net, "head_hidden_size", None) or net.num_features
-    return ImageBackbone(net, int(width), PixelNorm(mean, std))
+    return ImageBackbone(net, int(width), pixel_norm_for(in_channels, mean, std))
 
 
 def list_backbones(pattern: str = "*") -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from reeltag.layers.temporal_shift import ClipLength, TemporalShift
 from reeltag.models import MODELS
 from reeltag.models.image2d import ImageBackbone, build_backbone
-from reeltag.models.interface import VideoModel
+from reeltag.models.interface import VideoModel, clip_check
 
 Consensus = Literal["logits", "softmax"]
 # The first layer of a residual branch, by the names that timm's block classes give it.
@@ -58,27 +57,16 @@ class TemporalSegmentNetwork(VideoModel):
         self.head_std = head_std
         self.reset_classifier(num_labels)
 
-    def reset_classifier(self, num_labels: int) -> None:
-        """Replace the classifier; weights are normal with deviation `head_std`, the bias is 0."""
-        if num_labels < 1:
-            raise ValueError(f"num_labels must be at least 1, got {num_labels}")
-        self.num_labels = num_labels
-        self.classifier = nn.Linear(self.num_features, num_labels)
-        nn.init.normal_(self.classifier.weight, std=self.head_std)
-        nn.init.zeros_(self.classifier.bias)
-
-    def set_bias(self, logits: Tensor) -> None:
-        """Set the classifier's bias to (L,) logits."""
-        with torch.no_grad():
-            self.classifier.bias.copy_(logits)
-
     def forward_features(self, clip: Tensor) -> Tensor:
         """Return the map (B, T, D, h, w) of a clip (B, T, C, H, W); tokens (B, T, P, D) for transformers."""
-        if clip.ndim != 5:
-            raise ValueError(f"a clip is (B, T, C, H, W), got shape {tuple(clip.shape)}")
+        clip_check(clip)
         self.clip.num_frames = clip.shape[1]
         features = self.backbone.forward_features(clip.flatten(0, 1))
         return features.unflatten(0, clip.shape[:2])  # (B, T, D, h, w)
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the backbone's residual blocks."""
+        return [block for _, block in residual_blocks(self.backbone.net)]
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return (B, L) logits, or the mean (B, D) of the frames' pooled features with `pre_logits`."""
@@ -89,6 +77,11 @@ class TemporalSegmentNetwork(VideoModel):
         if self.consensus == "softmax":
             return logits.float().softmax(-1).mean(1).clamp_min(1e-12).log()
         return logits.mean(1)
+
+
+def residual_blocks(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return (path, module) of the residual blocks of a 2D network, found by the names of their classes in timm."""
+    return [(p, m) for p, m in net.named_modules() if any(word in type(m).__name__ for word in _BLOCK_WORDS)]
 
 
 def insert_temporal_shift(net: nn.Module, clip: ClipLength, fraction: float) -> int:
@@ -104,13 +97,10 @@ def insert_temporal_shift(net: nn.Module, clip: ClipLength, fraction: float) -> 
         ValueError: the network has no residual block that we know how to enter.
     """
     entries = []
-    for path, block in net.named_modules():
-        if any(word in type(block).__name__ for word in _BLOCK_WORDS):
-            name = next(
-                (entry for entry in _BRANCH_ENTRIES if isinstance(getattr(block, entry, None), nn.Module)), None
-            )
-            if name:
-                entries.append((path, block, name))
+    for path, block in residual_blocks(net):
+        name = next((entry for entry in _BRANCH_ENTRIES if isinstance(getattr(block, entry, None), nn.Module)), None)
+        if name:
+            entries.append((path, block, name))
     if not entries:
         raise ValueError(
             f"temporal shift finds no residual block in {type(net).__name__}; take a residual backbone such as resnet50"
