@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -257,7 +258,12 @@ def load_recipe(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     content = parse_yaml(path.read_text(encoding="utf-8"), str(name))
     if not isinstance(content, dict):
         raise RecipeError(f"{name} holds {type(content).__name__}; a recipe is a mapping with a `model` section")
-    return _validate(_apply(content, dict(map(_split_override, overrides))), str(name))
+    return recipe_with(content, overrides, str(name))
+
+
+def recipe_with(content: dict[str, Any], overrides: Sequence[str], name: str) -> Recipe:
+    """Return the recipe of a mapping with overrides applied; `name` is for the error message. Raises RecipeError."""
+    return _validate(_apply(content, dict(map(_split_override, overrides))), name)
 
 
 def _split_override(text: str) -> tuple[str, Any]:

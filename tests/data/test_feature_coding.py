@@ -5,27 +5,26 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from reeltag.data.feature_coding import PCA_FILE, Coding, Pca, dequantize, quantize
+from reeltag.data.feature_coding import PCA_FILE, Coding, Pca
 from reeltag.errors import StoreError
 
 HALF_STEP = 4 / 510
 
 
-def test_quantize_and_its_published_inverse_by_hand():
-    values = torch.tensor([-7.0, -2.0, -1.99, -1.98, 0.0, 1.0, 1.99, 2.0, 9.0])
-    # 63.75 steps a unit: 0.01 -> 0.6375, 0.02 -> 1.275, 2 -> 127.5, 3 -> 191.25, 3.99 -> 254.36
-    assert quantize(values).tolist() == [0, 0, 0, 1, 127, 191, 254, 255, 255]
-    back = dequantize(torch.tensor([0, 1, 127, 255], dtype=torch.uint8))
-    assert back.tolist() == pytest.approx([-1.9921875, -1.9765012, -0.0000306, 2.0078125], abs=1e-6)
-
-
 def test_there_and_back_is_off_by_half_a_step_at_most_and_stays():
-    values = torch.linspace(-2, 2, 100_001)
-    error = dequantize(quantize(values)) - values
+    identity = Coding(Pca(torch.zeros(1), torch.full((1,), 1 - 1e-4), torch.ones(1, 1), torch.ones(())), quantized=True)
+    by_hand = torch.tensor([-7.0, -2.0, -1.99, -1.98, 0.0, 1.0, 1.99, 2.0, 9.0]).unsqueeze(1)
+    # 63.75 steps a unit: 0.01 -> 0.6375, 0.02 -> 1.275, 2 -> 127.5, 3 -> 191.25, 3.99 -> 254.36
+    assert identity.encode(by_hand).flatten().tolist() == [0, 0, 0, 1, 127, 191, 254, 255, 255]
+    codes = torch.arange(256, dtype=torch.uint8).unsqueeze(1)
+    assert identity.decode(codes[[0, 1, 127, 255]]).flatten().tolist() == pytest.approx(
+        [-1.9921875, -1.9765012, -0.0000306, 2.0078125], abs=1e-6
+    )
+    assert torch.equal(identity.encode(identity.decode(codes)), codes)
+    values = torch.linspace(-2, 2, 100_001).unsqueeze(1)
+    error = identity.decode(identity.encode(values)) - values
     assert error.abs().max() <= HALF_STEP + 1 / 512 / 60  # the published offset is 4 / 512, half a step 4 / 510
-    assert abs(error.mean()) < 1e-4  # rounding in place of cutting off would leave the mean at half a step
-    codes = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(quantize(dequantize(codes)), codes)
+    assert abs(error.mean()) < 1e-4
 
 
 @pytest.fixture

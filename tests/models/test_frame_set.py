@@ -113,7 +113,7 @@ def test_baseline_1_by_hand():
     model = shaken(build("frames_mean")).eval()
     x, mask = clips()
     means = torch.stack([x[i, :n].mean(0) for i, n in enumerate(LENGTHS)])
-    expected = means @ model.head.classifier.weight.t() + model.head.classifier.bias
+    expected = means @ model.classifier.weight.t() + model.classifier.bias
     torch.testing.assert_close(model(x, mask), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -125,15 +125,18 @@ def test_the_way_through_the_head_by_hand():
     x, mask = clips()
     head = model.head
     with torch.no_grad():
-        normed = model.input_norm(x, mask)
-        rgb, sound = model.poolings[0](normed[..., :16], mask), model.poolings[1](normed[..., 16:], mask)
+        normed = model.pooling.input_norm(x, mask)
+        rgb, sound = (
+            model.pooling.poolings[0](normed[..., :16], mask),
+            model.pooling.poolings[1](normed[..., 16:], mask),
+        )
         assert (rgb.shape[1], sound.shape[1]) == (4 * 16, 2 * 8)
         hidden = head.fc_norm(torch.cat([rgb, sound], 1) @ head.fc.weight.t()).clamp(0, 6)
         gated = hidden * head.gate.norm(hidden @ head.gate.linear.weight.t()).sigmoid()
-        gates = head.classifier.gates(gated).view(3, 5, 3).softmax(-1)
-        opinions = head.classifier.experts(gated).view(3, 5, 2).sigmoid()
+        gates = model.classifier.gates(gated).view(3, 5, 3).softmax(-1)
+        opinions = model.classifier.experts(gated).view(3, 5, 2).sigmoid()
         scores = (gates[..., :2] * opinions).sum(-1)
-        last = head.classifier.score_gate
+        last = model.classifier.score_gate
         scores = scores * last.norm(scores @ last.linear.weight.t()).sigmoid()
         torch.testing.assert_close(model(x, mask).sigmoid(), scores, rtol=1e-5, atol=1e-6)
 
@@ -176,15 +179,15 @@ def load_willow(model, weights):
         for key in own:
             del left[prefix + key]
 
-    for stream, pool in zip(("video", "audio"), model.poolings, strict=True):
+    for stream, pool in zip(("video", "audio"), model.pooling.poolings, strict=True):
         scope = next(key.split("/")[0] for key in left if key.startswith(f"{stream}_"))
         take(pool, f"{scope}/")
-    take(model.input_norm, "input_bn/")
+    take(model.pooling.input_norm, "input_bn/")
     if model.head.fc_norm is not None:
         take(model.head.fc_norm, "hidden1_bn/")
     if model.head.gate is not None:
         take(model.head.gate, "", "gating_weights_2", "gating_bn")
-    take(model.head.classifier, "", "gates", "experts", "gating_prob_weights", "gating_prob_bn")
+    take(model.classifier, "", "gates", "experts", "gating_prob_weights", "gating_prob_bn")
     with torch.no_grad():
         model.head.fc.weight.copy_(left.pop("hidden1_weights").t())
         if model.head.fc.bias is not None:
@@ -244,7 +247,7 @@ def test_mixture_mixes_logits_and_adds_the_losses_of_its_branches():
     model = shaken(build("frames_nextvlad_mixture", temperature=2.0, distillation=4.0)).train()
     x, mask = clips()
     logits = model(x, mask).detach()
-    branches = model._branch_logits.detach()
+    branches = model._branch_logits._value.detach()
     targets = (torch.rand(3, 5, generator=generator("targets")) < 0.5).float()
     total = training_loss(model, logits, targets, LOSSES["bce"])
     bce = nn.functional.binary_cross_entropy_with_logits
@@ -262,9 +265,10 @@ def test_mixture_mixes_logits_and_adds_the_losses_of_its_branches():
     with torch.no_grad():
         mean = torch.stack([x[i, :n].mean(0) for i, n in enumerate(LENGTHS)])
         shares = model.shares(model.mean_norm(mean)).softmax(-1)
-        each = torch.stack([branch(x, mask) for branch in model.branches], 1)
+        parts = zip(model.poolings, model.heads, model.classifier, strict=True)
+        each = torch.stack([classifier(head(pool(x, mask))) for pool, head, classifier in parts], 1)
         torch.testing.assert_close(model(x, mask), (shares.unsqueeze(-1) * each).sum(1), rtol=1e-5, atol=1e-5)
-    assert model._branch_logits is None  # evaluation keeps nothing
+    assert model._branch_logits._value is None  # evaluation keeps nothing
 
 
 @pytest.mark.parametrize("loss", ["bce", "softmax", "lsep"])
@@ -272,7 +276,7 @@ def test_loss_per_frame_is_weighed_from_0_to_1(loss):
     model = shaken(build("frames_lstm_steps")).train()
     x, mask = clips()
     logits = model(x, mask)
-    frames = model._steps[0].detach()
+    frames = model._steps._value[0].detach()
     targets = (torch.rand(3, 5, generator=generator("targets")) < 0.5).float()
     total = training_loss(model, logits, targets, LOSSES[loss])
     expected = 0.0

@@ -29,8 +29,9 @@ def minimoments(
     seeds: int = 3,
     first_seed: int = 0,
     data_seed: int = 0,
+    recipes: str = ",".join(RECIPES),
 ) -> dict[str, Any]:
-    """Render and pack MiniMoments, train both recipes over seeds, and print mean AP by kind of label.
+    """Render and pack MiniMoments, train recipes over seeds, and print mean AP by kind of label.
 
     Args:
         out: where the clips, shards and runs go.
@@ -38,6 +39,7 @@ def minimoments(
         seeds: runs of each recipe, from `first_seed` on.
         first_seed: the first seed; with a second machine or core, another call does the others.
         data_seed: of the generated clips.
+        recipes: what to train, by names with commas between.
     """
     console, folder = Console(stderr=True, highlight=False), Path(out)
     started = time.monotonic()
@@ -47,7 +49,7 @@ def minimoments(
     rendered_s = time.monotonic() - started
     shards, packed_s = packed(manifest, folder / "packed", store="raw", short_side_px=72)
     result: dict[str, Any] = {"render_s": round(rendered_s, 1), "pack_s": round(packed_s, 1), "runs": {}}
-    for recipe in RECIPES:
+    for recipe in recipes.split(","):
         name = recipe.split("/")[-1]
         result["runs"][name] = []
         for seed in range(first_seed, first_seed + seeds):

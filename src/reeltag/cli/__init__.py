@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from reeltag.cli import bench, compare, data, demo, evaluate, extract, listing, new, report, tag, train
+from reeltag.cli import bench, compare, convert, data, demo, evaluate, extract, listing, new, report, tag, train
 from reeltag.errors import ReeltagError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("tag")(tag.tag)
 app.command("report")(report.report)
+app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)
 app.command("bench")(bench.bench)
 

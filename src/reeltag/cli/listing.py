@@ -66,14 +66,25 @@ def names_of(kind: Kind, pattern: str, long: bool) -> list[dict[str, Any]]:
 
         return [{"name": name} for name in vocabulary_names() if fnmatchcase(name, pattern)]
     registry = _registry(kind)
-    rows = [{"name": name} for name in registry.matching(pattern)]
+    rows: list[dict[str, Any]] = [{"name": name} for name in _names(kind, registry, pattern)]
     rows += [
         {"name": f"{prefix}<{key}>"} for prefix, (key, _) in registry.families.items() if fnmatchcase(prefix, pattern)
     ]
     if long:
         for row in rows:
+            if kind is Kind.models:
+                row.update(_cost(registry, row["name"]))
             row["what"] = _first_sentence(registry, row["name"])
     return rows
+
+
+def _names(kind: Kind, registry: Any, pattern: str) -> list[str]:
+    if kind is Kind.models and pattern != "*":  # with members of open families; all of them would be a wall
+        from reeltag.models import list_models
+
+        return list_models(pattern)
+    names: list[str] = registry.matching(pattern)
+    return names
 
 
 def _registry(kind: Kind) -> Any:
@@ -100,6 +111,22 @@ def _registry(kind: Kind) -> Any:
     from reeltag.data.importers import IMPORTERS
 
     return IMPORTERS
+
+
+def _cost(registry: Any, name: str) -> dict[str, Any]:
+    """Return parameters and multiply-accumulates of a model with 400 labels at its published size."""
+    if "<" in name:
+        return {"parameters": "", "gmacs": "", "input": ""}
+    import torch
+
+    with torch.device("meta"):
+        model = registry.build(name, num_labels=400)
+    inputs = model.example_input()
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "gmacs": round(model.flops(*inputs) / 2e9, 2),
+        "input": " + ".join("x".join(map(str, tensor.shape[1:])) for tensor in inputs),
+    }
 
 
 def _first_sentence(registry: Any, name: str) -> str:

@@ -11,29 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from reeltag.data.youtube8m import dequantize, quantize
 from reeltag.errors import StoreError
 from reeltag.store.atomic import sha256_of, write_atomic
 
 PCA_FILE = "pca.safetensors"
-LOWEST, HIGHEST = -2.0, 2.0
 WHITENING_EPS = 1e-4
-_RANGE = HIGHEST - LOWEST
 _TENSORS = ("mean", "eigenvalues", "components", "variance")
-
-
-def quantize(features: Tensor) -> Tensor:
-    """Return uint8 floor((x + 2) * 255 / 4), with x cut off at -2 and 2.
-
-    Paper: Abu-El-Haija et al. YouTube-8M. arXiv:1609.08675, section 3.3 (one byte a coefficient). Departure: the
-    published extractor rounds, although its reader adds half a step as if it had not. Cutting off, as the published
-    VGGish code does, makes the error of the pair half a step at most, not a whole one.
-    """
-    return ((features.clamp(LOWEST, HIGHEST) - LOWEST) * (255 / _RANGE)).to(torch.uint8)
-
-
-def dequantize(stored: Tensor) -> Tensor:
-    """Return float32 4 q / 255 - 2 + 4 / 512, the rule of the published YouTube-8M reader, of uint8 q."""
-    return stored.float() * (_RANGE / 255) + (_RANGE / 512 + LOWEST)
 
 
 @dataclass(frozen=True)
@@ -120,6 +104,8 @@ class Pca:
 class Coding:
     """What is done to features before they are stored: PCA or none, then one byte or two a value.
 
+    Paper: Abu-El-Haija et al. YouTube-8M. arXiv:1609.08675, section 3.3; bytes are read by its published rule.
+
     Attributes:
         pca: fitted on the training split, or None.
         quantized: store uint8 in place of float16; needs `pca`, since values are cut off at -2 and 2.
@@ -143,12 +129,12 @@ class Coding:
             ValueError: a value is not finite, or too large for float16.
         """
         coded = features.float() if self.pca is None else self.pca.whiten(features)
-        stored = quantize(coded) if self.quantized else coded.half()
-        if not bool((coded if self.quantized else stored).isfinite().all()):
+        stored = coded if self.quantized else coded.half()
+        if not bool(stored.isfinite().all()):
             raise ValueError("a feature is not finite, or above 65504, the largest number of float16")
-        return stored
+        return torch.from_numpy(quantize(stored.numpy())) if self.quantized else stored
 
     @staticmethod
     def decode(stored: Tensor) -> Tensor:
         """Return (N, K) float32, what a model is given, of what `encode` returned."""
-        return dequantize(stored) if stored.dtype == torch.uint8 else stored.float()
+        return torch.from_numpy(dequantize(stored.numpy())) if stored.dtype == torch.uint8 else stored.float()

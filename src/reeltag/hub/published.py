@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,25 @@ _COUNTER = "num_batches_tracked"
 _SHOWN = 12
 
 
+@dataclass(frozen=True)
+class Published:
+    """A model, or layer, that holds published weights, and what builds it again.
+
+    Attributes:
+        module: in evaluation mode.
+        name: its registered name.
+        options: its options, those of the source included; without num_labels.
+    """
+
+    module: Any
+    name: str
+    options: dict[str, Any]
+
+
 def from_published(
     state_dict: Mapping[str, Any], source: str, name: str, *, num_labels: int | None = None, **options: Any
 ) -> Any:
-    """Build a model, or a layer, and load published weights into it.
+    """Build a model, or a layer, and load published weights into it, the published file's own layout being known.
 
     Args:
         state_dict: what the published file holds: a state dict, wrapped (`state_dict`, `model_state`) or not, with the
@@ -44,15 +59,27 @@ def from_published(
         RecipeError: an option that the model does not take.
         StoreError: keys are missing, left over, or of another shape; the message lists them.
     """
+    return build_published(state_dict, source, name, num_labels=num_labels, options=options).module
+
+
+def build_published(
+    state_dict: Mapping[str, Any],
+    source: str,
+    name: str,
+    *,
+    num_labels: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Published:
+    """Do what `from_published` does, and also return the name and options that build the model again."""
     converted = SOURCES[source](name, unwrap(state_dict))
     name = converted.name or name
     if name in BACKBONES:
         name = f"tsn_{name}"
-    weights, chosen = dict(converted.weights), {**converted.options, **options}
+    weights, chosen = dict(converted.weights), {**converted.options, **(options or {})}
     if name in LAYERS and name not in MODELS:
         layer: Any = _build(LAYERS, name, chosen)
         _load(layer, weights, f"{source} weights for layer {name}")
-        return layer.eval()
+        return Published(layer.eval(), name, chosen)
     published = _count_labels(weights)
     model: VideoModel = _build(MODELS, name, {**chosen, "num_labels": published or num_labels or 1})
     _load(model, weights, f"{source} weights for {name}")
@@ -60,9 +87,9 @@ def from_published(
         model.reset_classifier(num_labels)
         warnings.warn(
             f"the {source} weights have {published} labels, {num_labels} were asked for: the classifier is drawn anew",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return model.eval()
+    return Published(model.eval(), name, chosen)
 
 
 def _count_labels(weights: Mapping[str, Tensor]) -> int | None:
@@ -114,8 +141,10 @@ def read_published(path: str | Path) -> dict[str, Any]:
     if file.suffix == ".safetensors":
         return dict(read_tensors(file))
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # on the protocol of files that are refused anyway
+            found = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # on a file that is no checkpoint, torch raises whatever it stumbles on
         reason = str(error).split("\n")[0][:200]
         raise StoreError(
             f"{path} cannot be read as weights alone ({reason}); a file that holds Python objects or Caffe2 blobs must "

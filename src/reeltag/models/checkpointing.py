@@ -16,14 +16,16 @@ from torch.utils.checkpoint import checkpoint
 def _statistics_held(block: nn.Module) -> Iterator[None]:
     """Keep the running statistics of a block's batch norms as they are, while it is computed a second time."""
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    tracked = [norm.track_running_stats for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, was in zip(norms, tracked, strict=True):
-            norm.track_running_stats = was
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked -= 1
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -41,8 +43,8 @@ def _recomputed(block: nn.Module, *args: Any) -> Any:
 def checkpoint_block(block: nn.Module, enabled: bool) -> None:
     """Let a block be recomputed in the backward pass, or undo that.
 
-    With `track_running_stats` off a batch norm in training mode normalises by the batch's own statistics, as in the
-    first pass, and writes nothing.
+    The second pass runs with batch-norm momentum zero: it normalises by the batch's own statistics, as the first did,
+    and leaves the running ones alone.
     """
     if enabled:
         block.forward = partial(_recomputed, block)

@@ -1,9 +1,10 @@
-"""The head behind pooled features: a fully connected layer, a gate, and experts or logistic regression."""
+"""What stands behind pooled features: a fully connected layer, a gate, and experts or logistic regression."""
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from reeltag.layers.squeeze_gate import SqueezeGate
 
 Gating = Literal["none", "cg", "glu", "se"]
 Activation = Literal["none", "relu", "relu6"]
-_ACTIVATIONS = {"none": lambda x: x, "relu": F.relu, "relu6": F.relu6}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda x: x, "relu": F.relu, "relu6": F.relu6}
 
 
 @dataclass(frozen=True)
@@ -75,23 +76,23 @@ def head_parameters(**defaults: Any) -> list[inspect.Parameter]:
 
 
 class FeatureHead(nn.Module):
-    """Pooled features to logits: dropout, fully connected layer, gate, dropout, experts or logistic regression.
+    """Pooled features to the classifier's input: dropout, fully connected layer, gate, dropout.
 
     Paper: Miech, Laptev, Sivic. Learnable pooling with Context Gating for video classification. arXiv:1706.06905,
     figure 1.
 
     Args:
         in_features: width of the pooled vector.
-        num_labels: L.
         options: see `HeadOptions`.
         fc_std: deviation of the fully connected layer's first weights; None = PyTorch's. Descriptors of norm 1 need it
             larger than their width suggests: the published code takes 1 / sqrt(clusters).
     """
 
-    def __init__(self, in_features: int, num_labels: int, options: HeadOptions, *, fc_std: float | None = None) -> None:
+    def __init__(self, in_features: int, options: HeadOptions, *, fc_std: float | None = None) -> None:
         super().__init__()
-        self.options = options
-        self.num_features = width = options.fc or in_features
+        self.in_features = in_features
+        self.out_features = width = options.fc or in_features
+        self.activation = _ACTIVATIONS[options.fc_activation]
         self.pool_dropout, self.dropout = nn.Dropout(options.pool_dropout), nn.Dropout(options.dropout)
         self.fc: nn.Linear | None = None
         self.fc_norm: FrameBatchNorm | None = None
@@ -107,50 +108,46 @@ class FeatureHead(nn.Module):
             self.gate = GLU(width)
         elif options.gating == "se":
             self.gate = SqueezeGate(width, reduction=options.gating_reduction)
-        self.reset_classifier(num_labels)
 
-    def reset_classifier(self, num_labels: int) -> None:
-        """Replace the experts or the logistic regression by freshly drawn ones for `num_labels` labels."""
-        if num_labels < 1:
-            raise ValueError(f"num_labels must be at least 1, got {num_labels}")
-        options = self.options
-        self.classifier: nn.Linear | MixtureOfExperts
-        if options.experts:
-            self.classifier = MixtureOfExperts(
-                self.num_features,
-                num_labels,
-                options.experts,
-                gate_rank=options.gate_rank,
-                score_gate=options.score_gating,
-                remove_diagonal=options.remove_diagonal and options.score_gating == "scores",
-            )
-        else:
-            self.classifier = nn.Linear(self.num_features, num_labels)
-
-    def set_bias(self, logits: Tensor) -> None:
-        """Set biases so that an input of zeros scores about sigmoid((L,) logits).
-
-        A mixture starts with even gates, so its M experts share M / (M + 1) of the score, and half of that under a gate
-        over the scores: each expert's own score is larger by the inverse, at most 0.99.
-        """
-        with torch.no_grad():
-            if isinstance(self.classifier, nn.Linear):
-                self.classifier.bias.copy_(logits)
-                return
-            count = self.classifier.num_experts
-            factor = (count + 1) / count * (1 if self.classifier.score_gate is None else 2)
-            scores = (logits.double().sigmoid() * factor).clamp(max=0.99)
-            self.classifier.experts.bias.copy_(scores.logit().repeat_interleave(count))
-
-    def forward(self, pooled: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Turn (B, in_features) into (B, L) logits in float32, or (B, num_features) with `pre_logits`."""
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Turn (B, in_features) into (B, out_features) in float32."""
         x = self.pool_dropout(pooled)
         if self.fc is not None:
             x = widen(self.fc(x))
-            x = x if self.fc_norm is None else self.fc_norm(x)
-            x = _ACTIVATIONS[self.options.fc_activation](x)
-        x = x if self.gate is None else self.gate(x)
-        return x if pre_logits else widen(self.classifier(self.dropout(x)))
+            x = self.activation(x if self.fc_norm is None else self.fc_norm(x))
+        return widen(self.dropout(x if self.gate is None else self.gate(x)))
+
+
+def build_classifier(num_features: int, num_labels: int, options: HeadOptions) -> nn.Linear | MixtureOfExperts:
+    """Return a freshly drawn logistic regression, or mixture of experts, from (B, num_features) to logits (B, L)."""
+    if num_labels < 1:
+        raise ValueError(f"num_labels must be at least 1, got {num_labels}")
+    if not options.experts:
+        return nn.Linear(num_features, num_labels)
+    return MixtureOfExperts(
+        num_features,
+        num_labels,
+        options.experts,
+        gate_rank=options.gate_rank,
+        score_gate=options.score_gating,
+        remove_diagonal=options.remove_diagonal and options.score_gating == "scores",
+    )
+
+
+def set_classifier_bias(classifier: nn.Module, logits: Tensor) -> None:
+    """Set the biases of `build_classifier`'s so that an input of zeros scores about sigmoid((L,) logits).
+
+    A mixture starts with even gates, so its M experts share M / (M + 1) of the score, and half of that under a gate
+    over the scores: each expert's own score is larger by the inverse, at most 0.99.
+    """
+    with torch.no_grad():
+        if isinstance(classifier, MixtureOfExperts):
+            count = classifier.num_experts
+            factor = (count + 1) / count * (1 if classifier.score_gate is None else 2)
+            scores = (logits.double().sigmoid() * factor).clamp(max=0.99)
+            classifier.experts.bias.copy_(scores.logit().repeat_interleave(count))
+        elif isinstance(classifier, nn.Linear):
+            classifier.bias.copy_(logits)
 
 
 def unit_norm_std(num_clusters: int) -> float:

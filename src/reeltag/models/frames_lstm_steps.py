@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,14 @@ from reeltag.layers.frames import widen
 from reeltag.layers.sequence import LSTM
 from reeltag.layers.snippet_pooling import FUSES, Fuse, frame_gain, fuse_frames
 from reeltag.models import MODELS
-from reeltag.models.frame_set import YOUTUBE8M_SIZES, check_features
+from reeltag.models.feature_model import YOUTUBE8M_SIZES, FeatureModel, check_features
 from reeltag.models.interface import VideoModel
-from reeltag.models.training_loss import Loss, TrainsItself
-from reeltag.schema import InputKind
+from reeltag.models.training_loss import Kept, Loss, TrainsItself
 
 MIN_SCORE = 1e-6  # the logit of a score of 0 or 1 would be infinite
 
 
-class FramesLSTMSteps(VideoModel, TrainsItself):
+class FramesLSTMSteps(FeatureModel, TrainsItself):
     """Stacked LSTMs with a classifier after every frame; the frames' scores are averaged with weights from 0 to 1.
 
     Paper: Ng, Hausknecht, Vijayanarasimhan, Vinyals, Monga, Toderici. Beyond Short Snippets: Deep Networks for Video
@@ -41,7 +40,7 @@ class FramesLSTMSteps(VideoModel, TrainsItself):
         dropout: on the states before the classifier.
     """
 
-    input_kind: ClassVar[InputKind] = "features"
+    num_frames = 120
 
     def __init__(
         self,
@@ -63,24 +62,16 @@ class FramesLSTMSteps(VideoModel, TrainsItself):
         self.activation, self.fuse = activation, fuse
         self.num_features = hidden
         self.reset_classifier(num_labels)
-        self._steps: tuple[Tensor, Tensor] | None = None
-
-    def reset_classifier(self, num_labels: int) -> None:
-        """Replace the classifier of the frames."""
-        if num_labels < 1:
-            raise ValueError(f"num_labels must be at least 1, got {num_labels}")
-        self.num_labels = num_labels
-        self.classifier = nn.Linear(self.num_features, num_labels)
+        self._steps: Kept[tuple[Tensor, Tensor]] = Kept()
 
     def set_bias(self, logits: Tensor) -> None:
         """Set the classifier's bias to (L,) logits; under a softmax, to the logarithms of their scores."""
-        with torch.no_grad():
-            self.classifier.bias.copy_(logits if self.activation == "sigmoid" else logits.sigmoid().log())
+        super().set_bias(logits if self.activation == "sigmoid" else logits.sigmoid().log())
 
-    def forward_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward_features(self, clip: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the top layer's state after every frame, (B, T, H), for features (B, T, D) with mask (B, T)."""
-        check_features(features, self.feature_sizes)
-        states: Tensor = self.lstm(features, mask)
+        check_features(clip, self.feature_sizes)
+        states: Tensor = self.lstm(clip, mask)
         return states
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False, mask: Tensor | None = None) -> Tensor:
@@ -90,7 +81,7 @@ class FramesLSTMSteps(VideoModel, TrainsItself):
         frames = widen(self.classifier(self.dropout(features)))  # (B, T, L)
         if self.training:
             real = features.new_ones(features.shape[:2], dtype=torch.bool) if mask is None else mask
-            self._steps = frames, real
+            self._steps.put((frames, real))
         scores = frames.softmax(-1) if self.activation == "softmax" else frames.sigmoid()
         return fuse_frames(scores, mask, self.fuse).logit(eps=MIN_SCORE)
 
@@ -100,10 +91,7 @@ class FramesLSTMSteps(VideoModel, TrainsItself):
 
     def training_loss(self, logits: Tensor, targets: Tensor, loss: Loss, *, ignore: Tensor | None = None) -> Tensor:
         """Return the frames' losses averaged with their gains, a mean over clips; a clip without frames counts as 0."""
-        steps, self._steps = self._steps, None
-        if steps is None:
-            raise ValueError("training_loss belongs to a forward in training mode, once; there was none since the last")
-        frames, real = steps
+        frames, real = self._steps.take()
         gain = frame_gain(real)
         gain = gain / gain.sum(1, keepdim=True).clamp(min=1e-12)  # (B, T), sums to 1 in each clip
         total = frames.sum() * 0.0

@@ -117,19 +117,25 @@ class VideoModel(nn.Module, ABC):
             norm.eval()
         return self
 
-    def flops(self, clip: Tensor) -> int:
+    def example_input(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Return what `forward` takes, with values drawn in [0, 1) on the model's device, at the published size."""
+        device = next(self.parameters()).device
+        return (torch.rand(batch_size, *self.clip_shape, device=device),)
+
+    def flops(self, *inputs: Tensor) -> int:
         """Return the floating-point operations of one forward pass: two for every multiply-accumulate (MAC).
 
         Counted are convolutions and matrix products, by torch, on shapes alone: nothing is computed.
 
         Args:
-            clip: what `forward` takes; its values do not matter, and a tensor on the meta device will do.
+            *inputs: what `forward` takes; the values do not matter, and tensors on the meta device will do. Without
+                any, those of `example_input`.
         """
         # Without gradients, since torch's counter fails on a parameter that is itself the input of a layer.
         twin = copy.deepcopy(self).to("meta").eval().requires_grad_(False)
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
-            twin(clip.to("meta"))
+            twin(*(tensor.to("meta") for tensor in inputs or self.example_input()))
         return int(counter.get_total_flops())
 
 

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
 Loss = Callable[..., Tensor]
+T = TypeVar("T")
+
+
+class Kept(Generic[T]):
+    """Outputs of the last forward in training mode, until the loss takes them; copies of a model start without."""
+
+    def __init__(self) -> None:
+        self._value: T | None = None
+
+    def put(self, value: T | None) -> None:
+        """Keep outputs in place of those before; None keeps nothing."""
+        self._value = value
+
+    def take(self) -> T:
+        """Return the outputs and forget them; ValueError when there are none."""
+        value, self._value = self._value, None
+        if value is None:
+            raise ValueError("training_loss belongs to a forward in training mode, once; there was none since the last")
+        return value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kept[T]:
+        return Kept()
+
+    def __reduce__(self) -> tuple[type[Kept[T]], tuple[()]]:
+        return Kept, ()
 
 
 class TrainsItself(ABC):

@@ -1,0 +1,78 @@
+"""A published checkpoint file to a bundle: what `reeltag convert` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reeltag.data.vocab import vocabulary, vocabulary_names
+from reeltag.errors import ManifestError
+from reeltag.hub.bundle import DEFAULT_THRESHOLD, TrainedModel, write_bundle
+from reeltag.hub.published import Published, build_published, read_published
+from reeltag.models.interface import VideoModel
+from reeltag.models.pooled import PooledVideoModel
+from reeltag.recipe import recipe_with
+from reeltag.store.atomic import sha256_of
+
+
+def convert_file(
+    file: Path, out: Path, *, source: str, name: str, labels: str | None = None, overrides: Sequence[str] = ()
+) -> TrainedModel:
+    """Write a bundle with the weights of a published checkpoint, and return what is in it.
+
+    Args:
+        file: the checkpoint as its authors published it.
+        out: folder of the bundle.
+        source: `reeltag list sources` shows the names.
+        name: our model.
+        labels: a shipped vocabulary or a text file. Without it the shipped vocabulary of that length is taken when
+            there is just one; else the labels are called label_000, ...
+        overrides: `section.key=value` of the bundle's recipe: the model's options, the frames and crops at test time.
+
+    Raises:
+        StoreError: the file cannot be read as weights, does not fit, or the bundle exists.
+        ManifestError: another number of labels than the weights have.
+    """
+    asked = recipe_with({"model": {"name": name}}, overrides, "the bundle's recipe")
+    published = build_published(read_published(file), source, name, options=asked.model.options)
+    model: VideoModel = published.module
+    names = _label_names(labels, model.num_labels)
+    recipe = recipe_with(_content(published, source), overrides, "the bundle's recipe")
+    weights = model.state_dict()
+    trained = TrainedModel(out, recipe, names, weights, [DEFAULT_THRESHOLD] * len(names), sha256_of(file))
+    write_bundle(trained, out)
+    return trained
+
+
+def _content(published: Published, source: str) -> dict[str, Any]:
+    model: VideoModel = published.module
+    frames, _, _, side = model.clip_shape
+    options = {key: value for key, value in published.options.items() if key != "num_frames"}
+    return {
+        "source": {"paper": f"weights converted from {source}"},
+        "data": {
+            "num_frames": published.options.get("num_frames", frames),
+            "sampling": "dense" if isinstance(model, PooledVideoModel) else "segments",
+            "short_side_px": max(side, round(side * 8 / 7)),  # 256 for 224, 128 for 112
+            "crop_px": side,
+            "crop": "center",
+        },
+        "model": {"name": published.name, **options},
+        "test": {"clips": 1, "crops": 1},
+    }
+
+
+def _label_names(labels: str | None, count: int) -> list[str]:
+    if labels is not None:
+        names = vocabulary(labels)
+        if len(names) != count:
+            raise ManifestError(
+                f"{labels} has {len(names)} labels, the weights have {count}; give the list of the weights"
+            )
+        return names
+    fitting = [name for name in vocabulary_names() if len(vocabulary(name)) == count]
+    if len(fitting) == 1:
+        return vocabulary(fitting[0])
+    width = len(str(count - 1))
+    return [f"label_{index:0{width}d}" for index in range(count)]

@@ -1,0 +1,110 @@
+"""Published checkpoints: wrapped and prefixed ones are read, what does not fit is listed, code in files is not run."""
+
+import json
+import pickle
+
+import pytest
+import torch
+
+import reeltag
+from reeltag.build import create_model
+from reeltag.cli import app
+from reeltag.errors import StoreError, UnknownName
+from reeltag.hub.convert.renaming import rename, unwrap
+from reeltag.hub.published import from_published, read_published
+
+
+def test_wrappers_and_prefixes_are_taken_off():
+    tensor = torch.ones(1)
+    for wrapped in (
+        {"a.b": tensor},
+        {"state_dict": {"module.a.b": tensor}, "epoch": 3},
+        {"model_state": {"a.b": tensor}, "cfg": "text"},
+        {"model": {"state_dict": {"module.module.a.b": tensor}}},
+    ):
+        assert unwrap(wrapped) == {"a.b": tensor}
+    with pytest.raises(StoreError, match="no tensors in this checkpoint; its keys are epoch, config"):
+        unwrap({"epoch": 1, "config": {}})
+
+
+def test_rules_apply_in_order_and_two_keys_for_one_name_are_refused():
+    tensors = {"base.conv1.net.weight": torch.zeros(1), "base.bn.num_batches_tracked": torch.zeros(1)}
+    assert list(rename(tensors, [(r"^base\.", "net."), (r"\.net\.weight$", ".weight")])) == ["net.conv1.weight"]
+    with pytest.raises(StoreError, match="two keys of the checkpoint mean 'a'"):
+        rename({"a": torch.zeros(1), "b": torch.zeros(1)}, [("b", "a")])
+
+
+def test_files_are_read_as_weights_alone(tmp_path):
+    weights = {"state_dict": {"module.a": torch.arange(3.0)}, "epoch": 7}
+    torch.save(weights, tmp_path / "w.pth")
+    assert torch.equal(unwrap(read_published(tmp_path / "w.pth"))["a"], torch.arange(3.0))
+
+    class Harm:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    torch.save({"state_dict": Harm()}, tmp_path / "harm.pth")
+    (tmp_path / "caffe2.pkl").write_bytes(pickle.dumps({"blobs": Harm()}))
+    (tmp_path / "text.pth").write_text("<html>not found</html>")
+    for name in ("harm.pth", "caffe2.pkl", "text.pth"):
+        with pytest.raises(StoreError, match="cannot be read as weights alone"):
+            read_published(tmp_path / name)
+    assert not (tmp_path / "harm").exists()
+    with pytest.raises(StoreError, match="is not a file"):
+        read_published(tmp_path / "none.pth")
+
+
+def _published_tsm(num_labels=6):
+    torch.manual_seed(0)
+    model = create_model("tsm_resnet18", num_labels=num_labels).eval()
+    weights = {}
+    for key, value in model.state_dict().items():
+        key = key.replace("backbone.net.", "base_model.").replace("classifier.", "new_fc.")
+        weights[f"module.{key}"] = value
+    return model, {"state_dict": weights, "best_prec1": 0.0}
+
+
+def test_a_checkpoint_comes_back_as_the_same_function():
+    model, checkpoint = _published_tsm()
+    found = from_published(checkpoint, source="tsm", name="tsm_resnet18")
+    x = torch.randn(1, 4, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(found(x), model(x), rtol=0, atol=0)
+    assert not found.training
+
+
+def test_another_number_of_labels_replaces_the_classifier_and_says_so():
+    model, checkpoint = _published_tsm()
+    with pytest.warns(UserWarning, match="the tsm weights have 6 labels, 4 were asked for"):
+        found = reeltag.hub.from_published(checkpoint, source="tsm", name="tsm_resnet18", num_labels=4)
+    assert found.classifier.weight.shape == (4, 512)
+    assert torch.equal(found.state_dict()["backbone.net.conv1.weight"], model.state_dict()["backbone.net.conv1.weight"])
+
+
+def test_what_does_not_fit_is_listed():
+    _, checkpoint = _published_tsm()
+    checkpoint["state_dict"]["module.base_model.extra.weight"] = torch.zeros(2)
+    del checkpoint["state_dict"]["module.base_model.layer4.1.bn2.weight"]
+    with pytest.raises(StoreError) as error:
+        from_published(checkpoint, source="tsm", name="tsm_resnet18")
+    assert "missing (1): backbone.net.layer4.1.bn2.weight" in str(error.value)
+    assert "left over (1): backbone.net.extra.weight" in str(error.value)
+    with pytest.raises(StoreError, match="do not fit"):
+        from_published(_published_tsm()[1], source="tsm", name="tsm_resnet50")
+    with pytest.raises(UnknownName, match="No source is called 'tsn2'"):
+        from_published(checkpoint, source="tsn2", name="tsm_resnet18")
+
+
+def test_convert_writes_a_bundle_that_tags(tmp_path, mini_manifest, capsys):
+    _, checkpoint = _published_tsm(num_labels=400)
+    torch.save(checkpoint, tmp_path / "published.pth")
+    call = ["convert", str(tmp_path / "published.pth"), "--source", "tsm", "--name", "tsm_resnet18", "--json"]
+    app([*call, "--out", str(tmp_path / "bundle"), "data.crop_px=32", "data.short_side_px=40"], standalone_mode=False)
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["num_labels"] == 400
+    assert facts["first_labels"][0] == "abseiling"  # the one shipped vocabulary of 400
+    tagger = reeltag.Tagger.from_pretrained(tmp_path / "bundle", device="cpu")
+    tags = tagger(next(mini_manifest.parent.glob("videos/*.mp4")))
+    assert len(tags.scores) == 400
+    with pytest.raises(reeltag.errors.ManifestError, match="600 labels, the weights have 400"):
+        app([*call, "--labels", "kinetics600", "--out", str(tmp_path / "other")], standalone_mode=False)
