@@ -46,7 +46,7 @@ def backbone_run(mini_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(backbone_run, mini_manifest, tmp_path_factory):
-    """Features of the files themselves: 12 vectors a clip, and fewer of each second training clip, which is cut short."""
+    """Features of the files themselves: 12 vectors a clip, fewer of each second training clip, which is cut."""
     out = tmp_path_factory.mktemp("features") / "tsm"
     extractor = build_extractor(str(backbone_run), fps=3, device="cpu")
     manifest = Manifest.read(mini_manifest)
