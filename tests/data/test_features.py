@@ -106,6 +106,14 @@ def test_a_lost_file_is_made_anew(tmp_path, lost):
     same(FeatureStore(tmp_path / "f"))
 
 
+def test_a_flipped_bit_in_an_index_is_noticed_too(tmp_path):
+    write(tmp_path / "f", shard_bytes=48)
+    index = tmp_path / "f" / "shard-000000.json"
+    index.write_text(index.read_text().replace("3,", "2,", 1))
+    assert write(tmp_path / "f", shard_bytes=48) == [0, 1]
+    same(FeatureStore(tmp_path / "f"))
+
+
 def test_a_truncated_shard_and_a_missing_one_are_named(tmp_path):
     write(tmp_path / "f")
     shard = tmp_path / "f" / "shard-000000.safetensors"

@@ -120,6 +120,17 @@ def test_which_frames_a_backbone_sees():
         Amount(fps=-1)
 
 
+def test_readers_in_other_processes_change_nothing_and_times_count_from_the_part_used(few, mini, tmp_path):
+    part = replace(few, start_s=np.array([1.0] + [np.nan] * 7), end_s=np.array([2.0] + [np.nan] * 7))
+    extract(mini, FileFootage(part), tmp_path / "here", workers=0)
+    extract(mini, FileFootage(part), tmp_path / "there", workers=2)
+    here, there = FeatureStore(tmp_path / "here"), FeatureStore(tmp_path / "there")
+    for row in range(len(few)):
+        assert torch.equal(here.stored(row)[0], there.stored(row)[0])
+    assert here.stored(0)[1] == pytest.approx([0.0, 0.5], abs=0.05)  # one frame of 25 a second
+    assert here.num_frames(1) > 2
+
+
 def test_bad_files_are_listed_and_the_others_go_on(few, mini, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\0" * 100)

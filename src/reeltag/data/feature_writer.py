@@ -17,10 +17,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from reeltag.data.feature_source import SOURCE_FILE, FeatureSource
-from reeltag.data.features import PLACES, checksum, index_path, read_index
+from reeltag.data.features import PLACES, checksum, index_path, read_index, write_index
 from reeltag.data.manifest import Manifest
 from reeltag.errors import StoreError
-from reeltag.store.atomic import sha256_of, write_atomic, write_json
+from reeltag.store.atomic import sha256_of, write_atomic
 
 SHARD_BYTES = 64 << 20
 SHARD_S = 60.0  # what a kill can cost
@@ -126,8 +126,7 @@ class FeatureWriter:
             name = f"shard-{self._number:06d}.safetensors"
             tensors = {"features": torch.cat(self._features), "times_s": torch.from_numpy(np.concatenate(self._times))}
             write_atomic(self.folder / name, save(tensors))
-            index = {"sha256": sha256_of(self.folder / name), "videos": self._videos}
-            write_json(index_path(self.folder, name), index)
+            write_index(self.folder, name, self._videos)
             self.known |= {key: Place(name, *place) for key, place in self._videos.items()}
             self._number += 1
         self._new_shard()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from reeltag.data.feature_coding import Coding
 from reeltag.data.feature_source import SOURCE_FILE, FeatureSource
 from reeltag.data.manifest import Manifest
 from reeltag.errors import ManifestError, StoreError
-from reeltag.store.atomic import sha256_of
+from reeltag.store.atomic import sha256_of, write_json
 
 PLACES = ("features_key", "features_shard", "features_first", "features_count", "features_crc32")
 
@@ -97,7 +98,7 @@ class FeatureStore:
         return Coding.decode(self.stored(row)[0])
 
     def times_s(self, row: int) -> NDArray[np.float64]:
-        """Return the (T,) times of the vectors in seconds from the start of the video."""
+        """Return the (T,) times of the vectors in seconds from the start of the clip."""
         return self.stored(row)[1]
 
     def verify(self) -> None:
@@ -143,13 +144,24 @@ def checksum(features: Tensor, times_s: NDArray[np.float64]) -> int:
     return zlib.crc32(np.ascontiguousarray(times_s, dtype="<f8").data, zlib.crc32(values.data))
 
 
+def write_index(folder: Path, shard: str, videos: Mapping[str, tuple[int, int, int]]) -> None:
+    """Write beside a shard its SHA-256, and where each video lies in it: key to (first, count, CRC-32)."""
+    index = {"sha256": sha256_of(folder / shard), "videos": videos, "crc32": _crc32_of(videos)}
+    write_json(index_path(folder, shard), index)
+
+
 def read_index(folder: Path, shard: str) -> dict[str, Any] | None:
-    """Return the index of a shard: `sha256`, and `videos`, key to (first, count, crc32); None when it is not whole."""
+    """Return what `write_index` wrote, or None when it is not there or not as it was written."""
     try:
         index = json.loads(index_path(folder, shard).read_bytes())
-        return index if isinstance(index["sha256"], str) and isinstance(index["videos"], dict) else None
+        whole = isinstance(index["sha256"], str) and _crc32_of(index["videos"]) == index["crc32"]
+        return index if whole else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _crc32_of(videos: Mapping[str, Sequence[int]]) -> int:
+    return zlib.crc32(json.dumps(videos).encode())
 
 
 def index_path(folder: Path, shard: str) -> Path:

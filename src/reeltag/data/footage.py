@@ -59,11 +59,12 @@ class FileFootage:
             return video.frames_at([first + index for index in choose(last - first, video.fps)])
 
     def timed_clip(self, row: int, choose: Choose, shrink: Shrink) -> tuple[Tensor, NDArray[np.float64]]:
-        """Return the frames that `choose` names, see `read_frames`, and when each is shown, in seconds."""
+        """Return the frames that `choose` names, see `read_frames`, and when each is shown, in seconds of the clip."""
         with open_video(self.manifest.video_path(row)) as video:
             first, last = self._span(row, video.num_frames, video.fps)
             indices = [first + index for index in choose(last - first, video.fps)]
-            return read_frames(video, indices, shrink), video.times_s[indices]
+            start_s = 0.0 if self.manifest.start_s is None else np.nan_to_num(self.manifest.start_s[row])
+            return read_frames(video, indices, shrink), video.times_s[indices] - start_s
 
     def _span(self, row: int, num_frames: int, fps: float) -> tuple[int, int]:
         start_s = math.nan if self.manifest.start_s is None else float(self.manifest.start_s[row])
@@ -88,7 +89,7 @@ class PackedFootage:
         return self.videos.frames(row, choose(self.videos.num_frames(row), self.videos.fps(row)))
 
     def timed_clip(self, row: int, choose: Choose, shrink: Shrink) -> tuple[Tensor, NDArray[np.float64]]:
-        """Return the frames that `choose` names after `shrink`, and when each is shown, in seconds."""
+        """Return the frames that `choose` names after `shrink`, and when each is shown, in seconds of the clip."""
         indices = list(choose(self.videos.num_frames(row), self.videos.fps(row)))
         times = np.asarray(self.videos.info(row)["times_s"], dtype=np.float64)
         return shrink(self.videos.frames(row, indices)), times[indices]
