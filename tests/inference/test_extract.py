@@ -13,7 +13,7 @@ from reeltag.data.feature_coding import Pca
 from reeltag.data.features import FeatureStore
 from reeltag.data.footage import FileFootage, open_footage
 from reeltag.data.manifest import Manifest
-from reeltag.errors import RecipeError, StoreError, UnknownName
+from reeltag.errors import RecipeError, ReeltagError, StoreError, UnknownName
 from reeltag.inference.extract import extract, keys_of
 from reeltag.inference.extract_views import Amount, ClipsView, FramesView, in_time_order
 from reeltag.inference.extractor import build_extractor, find_extractor, weights_digest
@@ -244,6 +244,12 @@ def test_a_timm_model_keeps_its_own_size_and_is_found_again(few, tmp_path):
         features, times = again.of_video(video)
     torch.testing.assert_close(store.features(0), features, **FP16)
     assert np.array_equal(times, store.stored(0)[1])
+
+
+def test_a_network_that_gives_nan_is_named_with_the_video(few, mini, tmp_path):
+    broken = replace(mini, encode=lambda clips: mini.encode(clips) * float("nan"))
+    with pytest.raises(ReeltagError, match=f"{few.video_ids[0]}: a feature is not finite.*weights are broken"):
+        extract(broken, FileFootage(few.take([0])), tmp_path / "f", workers=0)
 
 
 def test_keys_follow_the_pack_and_the_part_of_a_video(few, mini_packed):

@@ -25,10 +25,10 @@ from reeltag.data.footage import FileFootage, PackedFootage
 from reeltag.data.manifest import Manifest
 from reeltag.data.shards import INDEX_COLUMNS
 from reeltag.data.splitting import with_splits
-from reeltag.errors import MediaError, RecipeError, ReeltagError, StoreError
+from reeltag.errors import MediaError, RecipeError, StoreError
 from reeltag.hardware import default_workers
 from reeltag.inference.extract_views import ExtractView
-from reeltag.inference.extractor import Extractor
+from reeltag.inference.extractor import Extractor, coded
 from reeltag.store.atomic import sha256_of
 
 Progress = Callable[[int, int], None]
@@ -177,7 +177,7 @@ class _Job:
                     bad.append(line)
                 else:
                     made += 1
-                    writer.add(self.keys[row], _encoded(coding, features, self.manifest.video_ids[row]), times)
+                    writer.add(self.keys[row], coded(coding, features, self.manifest.video_ids[row]), times)
                 self._tell(start + made + len(bad), total)
             # Paths in a pack name where clips came from and are not opened again: they stay as they were written.
             manifest = replace(self.manifest, root=out) if self.footage.packed else self.manifest
@@ -197,8 +197,8 @@ class _Job:
             key = self.keys[row]
             if key in at:
                 features, times = raw.stored(at[key])
-                coded = _encoded(coding, Coding.decode(features), self.manifest.video_ids[row])
-                writer.add(key, coded, times)
+                stored = coded(coding, Coding.decode(features), self.manifest.video_ids[row])
+                writer.add(key, stored, times)
             else:
                 missing.append(row)
         return missing
@@ -242,15 +242,6 @@ class _Reading(Dataset[dict[str, Any]]):
             return {"bad": {"row": row, "video_id": manifest.video_ids[row], "path": error.path,
                             "reason": error.reason, "message": error.detail}}  # fmt: skip
         return {"frames": frames, "times_s": torch.from_numpy(times)}
-
-
-def _encoded(coding: Coding, features: Tensor, video_id: str) -> Tensor:
-    try:
-        return coding.encode(features)
-    except ValueError as error:
-        raise ReeltagError(
-            f"{video_id}: {error}; the weights are broken, or made for pixels of another range"
-        ) from None
 
 
 def keys_of(footage: Source) -> list[str]:

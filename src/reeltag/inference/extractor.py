@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reeltag.data.feature_coding import Coding
 from reeltag.data.feature_source import FeatureSource
 from reeltag.data.footage import read_frames
 from reeltag.errors import RecipeError, ReeltagError, StoreError, UnknownName
@@ -252,6 +253,14 @@ def find_extractor(source: FeatureSource, given: str | None = None, *, device: s
         if ours != theirs:
             raise StoreError(f"the features were made with {word} {ours[:12]}, {where} has {theirs[:12]}; {again}")
     return found
+
+
+def coded(coding: Coding, features: Tensor, video: str) -> Tensor:
+    """Return what is stored of float (N, D) features; ReeltagError, with the name of the video, when it cannot be."""
+    try:
+        return coding.encode(features)
+    except ValueError as error:
+        raise ReeltagError(f"{video}: {error}; the weights are broken, or made for pixels of another range") from None
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

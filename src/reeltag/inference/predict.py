@@ -13,7 +13,7 @@ from reeltag.data.feature_view import FeatureTestView
 from reeltag.data.features import pad_features, rate_of
 from reeltag.data.views import TestView
 from reeltag.errors import MediaError, StoreError
-from reeltag.inference.extractor import find_extractor
+from reeltag.inference.extractor import coded, find_extractor
 from reeltag.inference.load import Loaded, load_trained
 from reeltag.media import Video, open_video
 from reeltag.models.scoring import score_batch
@@ -47,10 +47,10 @@ class VideoFeatures:
         self.coding = trained.features.coding(trained.path)
         self.view = FeatureTestView(trained.recipe.data, trained.recipe.test)
 
-    def batch(self, video: Video) -> dict[str, Tensor]:
+    def batch(self, video: Video, name: str) -> dict[str, Tensor]:
         """Return a batch of one video: `features` (1, V, T, D) as a store would give them back, and `mask`."""
         features, times = self.extractor.of_video(video)
-        stored = self.coding.decode(self.coding.encode(features))
+        stored = self.coding.decode(coded(self.coding, features, name))
         generator = torch.Generator().manual_seed(0)
         views, _ = self.view.render(stored[self.view.choose(len(times), rate_of(times), generator)], generator)
         padded, mask = pad_features([views])
@@ -101,7 +101,7 @@ class Tagger:
             MediaError: the file cannot be read; `.reason` says why.
         """
         with open_video(video) as opened:
-            batch = self.pixels(opened) if self.features is None else self.features.batch(opened)
+            batch = self.pixels(opened) if self.features is None else self.features.batch(opened, str(video))
             duration_s, damaged = opened.duration_s, opened.damaged
         with torch.inference_mode(), self.loaded.autocast():
             average = self.loaded.trained.recipe.test.average
