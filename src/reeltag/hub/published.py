@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ def _count_labels(weights: Mapping[str, Tensor]) -> int | None:
 
 
 def _build(registry: Any, name: str, options: dict[str, Any]) -> Any:
-    registry.check(name, {key: value for key, value in options.items() if key != "num_labels"})
+    taken = inspect.signature(registry[name]).parameters
+    registry.check(name, {key: value for key, value in options.items() if key not in taken})
     try:
         return registry.build(name, **options)
     except (TypeError, ValueError) as error:

@@ -55,7 +55,7 @@ def mel_filterbank(
     """
     bins_hz = torch.linspace(0, rate_hz / 2, n_fft // 2 + 1, dtype=torch.float64)
     ends = hz_to_mel(torch.tensor([f_min_hz, f_max_hz or rate_hz / 2], dtype=torch.float64), scale)
-    corners_mel = torch.linspace(ends[0].item(), ends[1].item(), n_mels + 2, dtype=torch.float64)
+    corners_mel = torch.linspace(ends[0], ends[1], n_mels + 2, dtype=torch.float64)
     corners_hz = mel_to_hz(corners_mel, scale)
     corners, bins = (corners_hz, bins_hz) if linear_in == "hz" else (corners_mel, hz_to_mel(bins_hz, scale))
     left, top, right = (c.unsqueeze(1) for c in (corners[:-2], corners[1:-1], corners[2:]))

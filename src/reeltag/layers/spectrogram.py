@@ -99,6 +99,11 @@ def preset(name: str, **changes: Any) -> SpectrogramSettings:
     return replace(PRESETS[name], **changes)
 
 
+def _full_precision(x: Tensor) -> torch.autocast:
+    kind = x.device.type
+    return torch.autocast("cpu" if kind == "meta" else kind, enabled=False)  # shapes alone have no autocast
+
+
 @LAYERS.register("log_mel")
 class LogMel(nn.Module):
     """Waveforms (B, N) to log-mel spectrograms (B, F, T), in float32 also under autocast.
@@ -131,7 +136,7 @@ class LogMel(nn.Module):
         if waveform.ndim != 2:
             raise ValueError(f"a waveform is (B, N), got shape {tuple(waveform.shape)}")
         s = self.settings
-        with torch.autocast(waveform.device.type, enabled=False):
+        with _full_precision(waveform):
             x = self._padded(waveform.float())
             spectrum = torch.stft(x, s.n_fft, s.hop, window=self.window, center=False, return_complex=True).abs()
             return self.filters @ (spectrum if s.power == 1 else spectrum**s.power)  # (B, F, T)
@@ -187,14 +192,14 @@ class Mfcc(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Return (B, K, T)."""
         log_mel = self.log_mel(waveform)
-        with torch.autocast(waveform.device.type, enabled=False):
+        with _full_precision(waveform):
             return self.basis @ log_mel
 
 
 def delta(features: Tensor, width: int = 9) -> Tensor:
     """Return the slope over time of features (B, K, T): least squares over `width` frames, the nearest at the ends.
 
-    Source: Savitzky, Golay. Smoothing and Differentiation of Data. Analytical Chemistry 1964 (first order and derivative).
+    Source: Savitzky, Golay. Smoothing and Differentiation of Data. Analytical Chemistry 1964.
 
     Raises:
         ValueError: `width` is even or below 3, or there are fewer frames.
