@@ -52,8 +52,9 @@ def dequantize(values: NDArray[np.uint8], low: float = -2.0, high: float = 2.0) 
     Paper: Abu-El-Haija et al. YouTube-8M, arXiv:1609.08675, section 3 (8 bits a value). The half step makes 0 become
     -1.992 and 255 become 2.008 in the default range, as in the reader that published models were trained with.
     """
-    table = np.arange(256, dtype=np.float64) * ((high - low) / 255) + ((high - low) / 512 + low)
-    return table.astype(np.float32)[values]
+    found = np.multiply(values, np.float32((high - low) / 255), dtype=np.float32)
+    found += np.float32((high - low) / 512 + low)
+    return found
 
 
 def quantize(values: NDArray[np.floating], low: float = -2.0, high: float = 2.0) -> NDArray[np.uint8]:

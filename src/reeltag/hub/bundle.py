@@ -131,7 +131,7 @@ def load_weights(model: VideoModel, path: str) -> list[str]:
     weights = read_trained(path).weights
     own = model.state_dict()
     fresh = [name for name, tensor in weights.items() if name in own and own[name].shape != tensor.shape]
-    wrong = [name for name in fresh if not name.startswith("classifier")]
+    wrong = [name for name in fresh if "classifier." not in name]
     missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if wrong or missing or left_over:
         raise StoreError(
