@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reeltag.data.feature_source import SOURCE_FILE, FeatureSource
 from reeltag.errors import StoreError
+from reeltag.models.image2d import fit_input_channels
 from reeltag.models.interface import VideoModel
 from reeltag.recipe import Recipe
 from reeltag.store.atomic import sha256_of, write_atomic, write_json
@@ -122,14 +123,17 @@ def _card(trained: TrainedModel) -> str:
 def load_weights(model: VideoModel, path: str) -> list[str]:
     """Load the weights of a run folder or bundle; a classifier of another size stays as drawn, and is named.
 
+    Where the model takes another number of channels, the first convolution is averaged over its own (TSN's way from RGB
+    to flow).
+
     Returns:
         The names of the tensors that were left as drawn.
 
     Raises:
         StoreError: other keys are missing, left over or of another shape.
     """
-    weights = read_trained(path).weights
     own = model.state_dict()
+    weights = fit_input_channels(read_trained(path).weights, own)
     fresh = [name for name, tensor in weights.items() if name in own and own[name].shape != tensor.shape]
     wrong = [name for name in fresh if "classifier." not in name]
     missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())

@@ -151,11 +151,14 @@ def _of_trained(
     facts = {"kind": "trained", "model": recipe.model.name, "path": str(Path(path).resolve()), "checkpoint": checkpoint,
              "level": level, "fps": fps, "num_frames": num_frames}  # fmt: skip
     settings = {"recipe": recipe.hash, "level": level, "fps": fps, "num_frames": num_frames}
-    source = FeatureSource(facts, loaded.trained.weights_hash, _digest(settings), (model.num_features,))
-    encode = by_frame if level == "frames" and by_frame is not None else _clip_vectors(model)
-    return Extractor(
-        encode, ClipsView(recipe.data, recipe.test, amount, per_clip), source, loaded.device, loaded.autocast
-    )
+    encode: Encode = by_frame if level == "frames" and by_frame is not None else _clip_vectors(model)
+    view = ClipsView(recipe.data, recipe.test, amount, per_clip)
+    with torch.inference_mode(), loaded.autocast():  # one empty clip: some nets pool frames to more than `num_features`
+        side = recipe.test.crop_px or recipe.data.crop_px
+        clip = torch.zeros(1, recipe.data.num_frames, 3, side, side, dtype=torch.uint8, device=loaded.device)
+        width = encode(clip).shape[-1]
+    source = FeatureSource(facts, loaded.trained.weights_hash, _digest(settings), (width,))
+    return Extractor(encode, view, source, loaded.device, loaded.autocast)
 
 
 def _clip_vectors(model: VideoModel) -> Encode:

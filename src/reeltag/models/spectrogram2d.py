@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from reeltag.layers.spec_augment import SpecAugment
 from reeltag.layers.spectrogram import LogMel, Mfcc, preset
 from reeltag.models import MODELS
+from reeltag.models.frame_network import residual_blocks
 from reeltag.models.image2d import ImageBackbone, build_backbone
 from reeltag.models.sound import SoundModel, waveform_check
-from reeltag.models.tsn import residual_blocks
 
 
 class SpectrogramNet(SoundModel):
