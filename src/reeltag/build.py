@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltag.data.dataset import ClipDataset, balanced_weights, label_swaps
+from reeltag.data.dataset import ClipDataset, View, balanced_weights, label_swaps
 from reeltag.data.example_weights import class_balanced_weights, repeat_factors
-from reeltag.data.footage import Footage
+from reeltag.data.feature_view import FeatureTestView, FeatureTrainingView
+from reeltag.data.footage import FeatureFootage, Footage
 from reeltag.data.manifest import Manifest
 from reeltag.data.mixing import MixedClips
 from reeltag.data.views import TestView, TrainingView
@@ -158,14 +159,51 @@ def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
 
 
 def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipDataset]:
-    """Return the training clips and the test views of one footage."""
+    """Return the training clips and the test views of one footage, of pixels or of stored features."""
     names = list(footage.manifest.label_names)
     try:
         swaps = label_swaps(recipe.data.swap_labels, names)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    training = ClipDataset(footage, TrainingView(recipe.data), seed=recipe.train.seed, swaps=swaps)
-    return training, ClipDataset(footage, TestView(recipe.data, recipe.test), seed=recipe.train.seed)
+    views: tuple[View, View] = (
+        (FeatureTrainingView(recipe.data), FeatureTestView(recipe.data, recipe.test))
+        if footage.input_kind == "features"
+        else (TrainingView(recipe.data), TestView(recipe.data, recipe.test))
+    )
+    training = ClipDataset(footage, views[0], seed=recipe.train.seed, swaps=swaps)
+    return training, ClipDataset(footage, views[1], seed=recipe.train.seed)
+
+
+def fit_to_footage(recipe: Recipe, footage: Footage) -> Recipe:
+    """Return the recipe with what the footage decides: `model.feature_sizes` of a model on stored features.
+
+    Raises:
+        RecipeError: the recipe states other sizes.
+    """
+    if not isinstance(footage, FeatureFootage) or "feature_sizes" not in MODELS.schema(recipe.model.name):
+        return recipe
+    found = footage.store.feature_sizes
+    stated = recipe.model.options.get("feature_sizes")
+    if stated is not None and tuple(stated) != found:
+        raise RecipeError(
+            f"model.feature_sizes={list(stated)}, but {footage.store.folder} holds {list(found)}; leave the key out"
+        )
+    return recipe.replace(**{"model.feature_sizes": list(found)})
+
+
+def check_input(model: VideoModel, recipe: Recipe, footage: Footage) -> None:
+    """Raise RecipeError when a model on stored features is given pixels, or one on pixels stored features."""
+    if (model.input_kind == "features") == (footage.input_kind == "features"):
+        return
+    if model.input_kind == "features":
+        raise RecipeError(
+            f"{recipe.model.name} learns from stored features, and the manifest names videos; first "
+            "`reeltag extract MODEL_OR_BACKBONE MANIFEST --out DIR`, then give DIR as --manifest"
+        )
+    raise RecipeError(
+        f"{recipe.model.name} learns from pixels, and the manifest holds features; give the manifest of the videos, "
+        "or a model on features (`reeltag list models 'frames_*'`)"
+    )
 
 
 def check_labels(recipe: Recipe, manifest: Manifest) -> None:
@@ -195,6 +233,7 @@ def build_parts(recipe: Recipe, footage: Footage, *, train_split: str = "train",
     names = list(manifest.label_names)
     train_rows, val_rows = rows_of(manifest, train_split), rows_of(manifest, val_split, needed=False)
     model = build_model(recipe, len(names))
+    check_input(model, recipe, footage)
     if recipe.train.bias_prior:
         model.set_bias(log_prior(manifest, train_rows))
     clips, test = build_datasets(recipe, footage)

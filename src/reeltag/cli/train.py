@@ -15,7 +15,7 @@ def train(
         str, typer.Argument(help="A recipe file, or the name of a shipped one (`reeltag list recipes`).")
     ],
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes of the form section.key=value.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="The manifest, or a folder that `data pack` wrote.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="A manifest, or a folder of `data pack` or `extract`.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/<recipe>/<time> when not given.")] = None,
     device: Device = "auto",
     workers: Workers = None,

@@ -31,7 +31,8 @@ from reeltag.errors import Diverged, StoreError, TooManyBadFiles
 from reeltag.hardware import default_workers, resolve_precision
 from reeltag.metrics import LOWER_IS_BETTER
 from reeltag.metrics.evaluate import evaluate_scores
-from reeltag.models.scoring import score_videos
+from reeltag.models.scoring import model_inputs, score_videos
+from reeltag.models.training_loss import training_loss
 from reeltag.store.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from reeltag.store.run import RunFolder
 
@@ -172,13 +173,14 @@ class Trainer:
         """Return the loss of a batch or a part of one, to go backward from, and its value."""
         logits = self._logits(batch)
         ignore = batch["ignore"].to(self.device) if bool(batch["ignore"].any()) else None
-        loss = self.parts.loss(logits.float(), batch["targets"].to(self.device), ignore=ignore)
+        model, targets = self.accelerator.unwrap_model(self.model), batch["targets"].to(self.device)
+        loss = training_loss(model, logits.float(), targets, self.parts.loss, ignore=ignore)
         return loss, float(loss.detach())
 
     def _logits(self, batch: dict[str, Any]) -> Tensor:
-        video = batch["video"].to(self.device, non_blocking=True).flatten(0, 1)  # (B, T, C, H, W): one view a clip
+        inputs = model_inputs(batch, self.device)  # one view a clip
         with self._autocast():
-            return self.model(video)
+            return self.model(*inputs)
 
     def _in_any_process(self, found: bool) -> bool:
         if self.accelerator.num_processes == 1:
