@@ -13,6 +13,7 @@ ROOT = Path(reeltag.__file__).parent
 ORDER = [
     {"errors"},
     {"schema", "registry"},
+    {"sections"},
     {"recipe", "store", "hardware"},
     {"media", "layers", "losses", "metrics"},
     {"data", "models"},
@@ -27,6 +28,8 @@ SIDEWAYS = {("report", "bench"), ("schema", "registry"), ("recipe", "store")}
 HOMES = {
     "av": {"media"},
     "timm": {"models/image2d.py"},
+    "torchvision": {"models/adapters/torchvision.py", "media/flow"},
+    "transformers": {"models/adapters/transformers.py"},
     "accelerate": {"engine/loop.py"},
     "cv2": {"media/flow", "bench/decode.py"},
     "decord": {"bench/decode.py"},

@@ -9,7 +9,7 @@ import yaml
 from reeltag.errors import RecipeError
 from reeltag.registry import Registry
 
-WITHOUT_DATA = ("decode", "minimoments")
+WITHOUT_DATA = ("decode", "features", "minimoments")
 BENCHES: Registry[dict[str, Any]] = Registry("benchmark", "reeltag.bench")
 
 

@@ -125,8 +125,12 @@ def _cost(registry: Any, name: str) -> dict[str, Any]:
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "gmacs": round(model.flops(*inputs) / 2e9, 2),
-        "input": " + ".join("x".join(map(str, tensor.shape[1:])) for tensor in inputs),
+        "input": " + ".join("x".join(map(str, tensor.shape[1:])) for tensor in _tensors(inputs)),
     }
+
+
+def _tensors(inputs: Any) -> list[Any]:
+    return [each for value in inputs for each in (value.values() if isinstance(value, dict) else (value,))]
 
 
 def _first_sentence(registry: Any, name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from reeltag.data.feature_source import SOURCE_FILE, FeatureSource
 from reeltag.errors import StoreError
 from reeltag.models.image2d import fit_input_channels
 from reeltag.models.interface import VideoModel
@@ -33,6 +34,7 @@ class TrainedModel:
         thresholds: (L) scores from which a label counts as present.
         weights_hash: SHA-256 of the safetensors file.
         run: the run folder when it is one.
+        features: what makes the features that it was trained on, for a model on stored features.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class TrainedModel:
     thresholds: list[float]
     weights_hash: str
     run: RunFolder | None = None
+    features: FeatureSource | None = None
 
 
 def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
@@ -64,7 +67,9 @@ def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
     verify_checksums(weights)
     thresholds = _thresholds(folder, run.label_names)
     file = weights / "model.safetensors"
-    return TrainedModel(folder, run.recipe, run.label_names, read_tensors(file), thresholds, sha256_of(file), run)
+    return TrainedModel(
+        folder, run.recipe, run.label_names, read_tensors(file), thresholds, sha256_of(file), run, _source(folder)
+    )
 
 
 def _read_bundle(folder: Path) -> TrainedModel:
@@ -73,7 +78,12 @@ def _read_bundle(folder: Path) -> TrainedModel:
     labels: list[str] = json.loads((folder / "labels.json").read_text())
     file = folder / "model.safetensors"
     recipe = Recipe.model_validate(config["recipe"])
-    return TrainedModel(folder, recipe, labels, read_tensors(file), _thresholds(folder, labels), sha256_of(file))
+    thresholds, source = _thresholds(folder, labels), _source(folder)
+    return TrainedModel(folder, recipe, labels, read_tensors(file), thresholds, sha256_of(file), features=source)
+
+
+def _source(folder: Path) -> FeatureSource | None:
+    return FeatureSource.read(folder) if (folder / SOURCE_FILE).is_file() else None
 
 
 def _thresholds(folder: Path, label_names: list[str]) -> list[float]:
@@ -94,6 +104,8 @@ def write_bundle(trained: TrainedModel, out: Path) -> Path:
     write_json(out / "thresholds.json", dict(zip(trained.label_names, trained.thresholds, strict=True)))
     write_json(out / "config.json", {"format": "reeltag bundle 1", "recipe": trained.recipe.model_dump(mode="json")})
     write_atomic(out / "README.md", _card(trained).encode())
+    if trained.features is not None:
+        trained.features.copy_to(trained.path, out)
     write_checksums(out)
     return out
 
@@ -123,7 +135,7 @@ def load_weights(model: VideoModel, path: str) -> list[str]:
     own = model.state_dict()
     weights = fit_input_channels(read_trained(path).weights, own)
     fresh = [name for name, tensor in weights.items() if name in own and own[name].shape != tensor.shape]
-    wrong = [name for name in fresh if not name.startswith("classifier")]
+    wrong = [name for name in fresh if "classifier." not in name]
     missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if wrong or missing or left_over:
         raise StoreError(

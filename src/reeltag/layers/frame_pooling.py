@@ -117,17 +117,16 @@ class AttentiveProbe(FramePooling):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pool (B, T, D) with mask (B, T) to (B, Q * D)."""
         x = self.frame_norm(without_padding(x, mask))
-        queries = self.queries.expand(x.shape[0], -1, -1)
         allowed = None
         if mask is not None:  # a clip without frames looks at zeros rather than at nothing, which would be NaN
             allowed = (mask | ~mask.any(1, keepdim=True))[:, None, None]  # (B, 1, 1, T)
         query, key, value = (
-            self._heads(self.to_query(queries)),
+            self._heads(self.to_query(self.queries).unsqueeze(0)).expand(x.shape[0], -1, -1, -1),  # the same for all
             self._heads(self.to_key(x)),
             self._heads(self.to_value(x)),
         )
         looked = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-        answers = queries + self.project(looked.transpose(1, 2).flatten(2))  # (B, Q, D)
+        answers = self.queries + self.project(looked.transpose(1, 2).flatten(2))  # (B, Q, D)
         if self.mlp is not None:
             answers = answers + self.mlp(answers)
         return widen(answers.flatten(1))

@@ -125,7 +125,8 @@ class FrameBatchNorm(nn.BatchNorm1d):
         if mask is None or not self.training:
             return super().forward(widen(input).reshape(-1, self.num_features)).view(input.shape)
         whole = input.new_zeros(input.shape, dtype=torch.promote_types(input.dtype, torch.float32))
-        return whole.masked_scatter(mask.unsqueeze(-1), super().forward(widen(input[mask])))
+        whole[mask] = super().forward(widen(input[mask]))
+        return whole
 
 
 def softmax_over_frames(scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -44,8 +44,10 @@ class ResetBeforeGRU(nn.Module):
         gates_open = torch.cat([torch.ones(2 * hidden), torch.zeros(hidden)])  # TensorFlow's start
         self.bias = nn.ParameterList(gates_open.clone() for _ in widths)
 
-    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run (B, T, D); returns the top layer's (B, T, H), zero after its length, and last states (layers, B, H)."""
+        if lengths is None:
+            lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
         real = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)  # (B, T)
         last = []
         for weight_ih, weight_hh, bias in zip(self.weight_ih, self.weight_hh, self.bias, strict=True):
@@ -78,11 +80,14 @@ class _Recurrent(FramePooling):
         self.output, self.reads_backward = output, backward
         self.out_features = state_width if output == "state" else width
 
-    def run(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run (B, T, D) whose real steps stand first; returns every, the last, and the joined state."""
-        packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        outputs, state = self.rnn(packed)
-        steps = pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])[0]
+    def run(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Run (B, T, D), real steps first (all are without lengths); returns every, the last, the joined state."""
+        if lengths is None:
+            steps, state = self.rnn(x)
+        else:
+            packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+            outputs, state = self.rnn(packed)
+            steps = pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])[0]
         state = state if isinstance(state, tuple) else (state,)
         parts = torch.stack([state[1], state[0]] if len(state) == 2 else [state[0]], dim=1)  # (layers, c and h, B, H)
         ends = 2 if getattr(self.rnn, "bidirectional", False) else 1
@@ -91,17 +96,18 @@ class _Recurrent(FramePooling):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Read (B, T, D) with mask (B, T) in order; returns (B, out_features), or (B, T, out_features) for "all"."""
+        if mask is None:
+            steps, last, state = self.run(x.flip(1) if self.reads_backward else x, None)
+            if self.output == "all":
+                return widen(steps.flip(1) if self.reads_backward else steps)
+            return widen(last if self.output == "last" else state)
         moved, lengths, order = real_frames_first(x, mask)
-        if self.reads_backward:
-            moved = _turned(moved, lengths)
-        steps, last, state = self.run(moved, lengths)
+        steps, last, state = self.run(_turned(moved, lengths) if self.reads_backward else moved, lengths)
         some = (lengths > 0).unsqueeze(1)
         if self.output != "all":
             return widen(last if self.output == "last" else state) * some
-        if self.reads_backward:
-            steps = _turned(steps, lengths)
-        if mask is not None:  # back to where the frames stood
-            steps = torch.take_along_dim(steps, order.argsort(1).unsqueeze(-1), 1)
+        steps = _turned(steps, lengths) if self.reads_backward else steps
+        steps = torch.take_along_dim(steps, order.argsort(1).unsqueeze(-1), 1)  # back to where the frames stood
         return widen(steps) * some.unsqueeze(-1)
 
 
@@ -212,8 +218,8 @@ class GRU(_Recurrent):
         rnn = fast or ResetBeforeGRU(dim, hidden, num_layers)
         super().__init__(rnn, hidden, hidden * num_layers, output, backward)
 
-    def run(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run (B, T, D) whose real steps stand first; returns every, the last, and the joined state."""
+    def run(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Run (B, T, D), real steps first (all are without lengths); returns every, the last, the joined state."""
         if not isinstance(self.rnn, ResetBeforeGRU):
             return super().run(x, lengths)
         steps, last = self.rnn(x, lengths)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -117,12 +117,15 @@ class VideoModel(nn.Module, ABC):
             norm.eval()
         return self
 
-    def example_input(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Return what `forward` takes, with values drawn in [0, 1) on the model's device, at the published size."""
+    def example_input(self, batch_size: int = 1) -> tuple[Any, ...]:
+        """Return what `forward` takes, with values drawn in [0, 1) on the model's device, at the published size.
+
+        Each is a tensor, or for models of several modalities a dictionary of tensors.
+        """
         device = next(self.parameters()).device
         return (torch.rand(batch_size, *self.clip_shape, device=device),)
 
-    def flops(self, *inputs: Tensor) -> int:
+    def flops(self, *inputs: Any) -> int:
         """Return the floating-point operations of one forward pass: two for every multiply-accumulate (MAC).
 
         Counted are convolutions and matrix products, by torch, on shapes alone: nothing is computed.
@@ -131,11 +134,18 @@ class VideoModel(nn.Module, ABC):
             *inputs: what `forward` takes; the values do not matter, and tensors on the meta device will do. Without
                 any, those of `example_input`.
         """
-        twin = copy.deepcopy(self).to("meta").eval()
+        # Without gradients, since torch's counter fails on a parameter that is itself the input of a layer.
+        twin = copy.deepcopy(self).to("meta").eval().requires_grad_(False)
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
-            twin(*(tensor.to("meta") for tensor in inputs or self.example_input()))
+            twin(*map(_shapes_alone, inputs or self.example_input()))
         return int(counter.get_total_flops())
+
+
+def _shapes_alone(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    return {name: _shapes_alone(each) for name, each in value.items()} if isinstance(value, Mapping) else value
 
 
 def clip_check(clip: Tensor) -> None:

@@ -1,0 +1,1 @@
+"""Video networks of well-kept libraries behind our interface."""
