@@ -90,6 +90,8 @@ class Bottleneck3D(nn.Module):
     def __init__(self, in_width: int, inner: int, kernel: int = 1, stride: int = 1, shift: float = 0.0) -> None:
         super().__init__()
         width = EXPANSION * inner
+        if not 0 <= shift <= 0.5:
+            raise ValueError(f"shift is the share of channels moved each way, 0 to 1/2, got {shift}")
         self.shift = shift
         self.conv1 = nn.Conv3d(in_width, inner, (kernel, 1, 1), 1, (kernel // 2, 0, 0), bias=False)
         self.bn1 = nn.BatchNorm3d(inner)
