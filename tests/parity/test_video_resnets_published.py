@@ -53,7 +53,7 @@ def test_outputs_at_224_equal_those_of_the_hubs_fixed_heads(visual_record, name)
 
 
 def test_what_the_keys_say_becomes_an_option(visual_record):
-    model = from_published(record.weights(), "pyslowfast", "ctcnn_r50", shift=0.0)
+    model = from_published(visual_record("pyslowfast__slowfast_nln_8x8_r50").weights(), "pyslowfast", "ctcnn_r50", shift=0.0)
     assert [list(stage.nonlocals) for stage in model.slow.stages] == [[], ["1", "3"], ["1", "3", "5"], []]
     layer = model.slow.stages[1].nonlocals["1"]
     assert (layer.pairing, layer.pool_place, layer.out.bias is None) == ("dot_product", "before", False)

@@ -172,7 +172,7 @@ def video_resnet(
         pool_padding: see `Stem`.
         time_pool: max-pool pairs of frames behind the first stage.
         zero_init_last: start each block as its shortcut.
-        pretrained: start from the ImageNet weights of the 2D network of this depth, inflated.
+        pretrained: start from the ImageNet weights of the 2D network of this depth, inflated; not on the meta device.
         pixel_mean: per channel of RGB, in 0..1.
         pixel_std: per channel of RGB, in 0..1.
         head_std: deviation of the classifier's weights.
@@ -196,7 +196,7 @@ def video_resnet(
         dropout=dropout,
         head_std=head_std,
     )
-    if pretrained:
+    if pretrained and model.stem.conv.weight.device.type != "meta":
         start_from_image_weights(model, image_weights(depth))
     model.clip_shape = (chosen.num_frames, in_channels, 224, 224)
     return model
