@@ -53,11 +53,14 @@ def test_outputs_at_224_equal_those_of_the_hubs_fixed_heads(visual_record, name)
 
 
 def test_what_the_keys_say_becomes_an_option(visual_record):
-    model = from_published(visual_record("pyslowfast__slowfast_nln_8x8_r50").weights(), "pyslowfast", "ctcnn_r50", shift=0.0)
+    model = from_published(
+        visual_record("pyslowfast__slowfast_nln_8x8_r50").weights(), "pyslowfast", "ctcnn_r50", shift=0.0
+    )
     assert [list(stage.nonlocals) for stage in model.slow.stages] == [[], ["1", "3"], ["1", "3", "5"], []]
     layer = model.slow.stages[1].nonlocals["1"]
     assert (layer.pairing, layer.pool_place, layer.out.bias is None) == ("dot_product", "before", False)
-    assert model.laterals[0].conv.kernel_size == (5, 1, 1) and model.laterals[0].bn is not None
+    assert model.laterals[0].conv.kernel_size == (5, 1, 1)
+    assert model.laterals[0].bn is not None
 
 
 def test_non_local_options_of_mmaction2(visual_record):
@@ -65,7 +68,8 @@ def test_non_local_options_of_mmaction2(visual_record):
     i3d = from_published(weights, "mmaction2", "i3d_r50")
     layer = i3d.stages[2].nonlocals["5"]
     assert (layer.pairing, layer.pool_place, layer.scale, layer.out.bias) == ("embedded_gaussian", "after", 1.0, None)
-    assert i3d.stem.conv.stride == (2, 2, 2) and i3d.stem.pool_stride == 2
+    assert i3d.stem.conv.stride == (2, 2, 2)
+    assert i3d.stem.pool_stride == 2
     assert i3d.norm.shift.flatten()[0].item() == pytest.approx(-0.485 / 0.229, rel=1e-6)
     gaussian = {k: v for k, v in weights.items() if ".theta." not in k and ".phi." not in k}
     assert from_published(gaussian, "mmaction2", "i3d_r50").stages[1].nonlocals["1"].pairing == "gaussian"
@@ -79,7 +83,9 @@ def test_c2d_and_other_depths_follow_from_the_keys(visual_record):
         for block in range(6, 23) if ".res_blocks.5." in key and key.startswith("blocks.4.") else ():
             weights[key.replace(".res_blocks.5.", f".res_blocks.{block}.")] = weights[key]
     model = from_published(weights, "pytorchvideo", "c2d_r101")
-    assert model.time_pool and model.stem.conv.kernel_size == (1, 7, 7) and len(model.stages[2].blocks) == 23
+    assert model.time_pool
+    assert model.stem.conv.kernel_size == (1, 7, 7)
+    assert len(model.stages[2].blocks) == 23
     assert sum(p.numel() for p in model.parameters()) == 43_319_760
     # The same keys without the pool's number are those of a network without it.
     fewer = {

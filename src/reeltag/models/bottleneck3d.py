@@ -61,9 +61,8 @@ class Stem(nn.Module):
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"the stem's temporal kernel is odd (1, 3, 5), got {kernel}")
         first, second = time_strides
-        self.conv = nn.Conv3d(
-            in_channels, width, (kernel, 7, 7), (first, 2, 2), (kernel // 2, 3, 3), bias=False
-        )  # fmt: skip
+        padding = (kernel // 2, 3, 3)
+        self.conv = nn.Conv3d(in_channels, width, (kernel, 7, 7), (first, 2, 2), padding, bias=False)
         self.bn = nn.BatchNorm3d(width)
         self.pool_stride = second
         self.pool_padding = pool_padding
