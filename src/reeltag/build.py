@@ -155,7 +155,11 @@ def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
     )
     if recipe.loss.thresholds != "none":
         model = ThresholdedModel(model, recipe.loss.thresholds)
-    return model.to(memory_format=torch.channels_last)
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in model.parameters():  # `model.to(memory_format=...)` takes kernels of one kind alone
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.ndim])
+    return model
 
 
 def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipDataset]:

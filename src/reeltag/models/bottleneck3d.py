@@ -61,9 +61,8 @@ class Stem(nn.Module):
         if kernel < 1 or kernel % 2 == 0:
             raise ValueError(f"the stem's temporal kernel is odd (1, 3, 5), got {kernel}")
         first, second = time_strides
-        self.conv = nn.Conv3d(
-            in_channels, width, (kernel, 7, 7), (first, 2, 2), (kernel // 2, 3, 3), bias=False
-        )  # fmt: skip
+        padding = (kernel // 2, 3, 3)
+        self.conv = nn.Conv3d(in_channels, width, (kernel, 7, 7), (first, 2, 2), padding, bias=False)
         self.bn = nn.BatchNorm3d(width)
         self.pool_stride = second
         self.pool_padding = pool_padding
@@ -90,6 +89,8 @@ class Bottleneck3D(nn.Module):
     def __init__(self, in_width: int, inner: int, kernel: int = 1, stride: int = 1, shift: float = 0.0) -> None:
         super().__init__()
         width = EXPANSION * inner
+        if not 0 <= shift <= 0.5:
+            raise ValueError(f"shift is the share of channels moved each way, 0 to 1/2, got {shift}")
         self.shift = shift
         self.conv1 = nn.Conv3d(in_width, inner, (kernel, 1, 1), 1, (kernel // 2, 0, 0), bias=False)
         self.bn1 = nn.BatchNorm3d(inner)

@@ -232,6 +232,7 @@ class Variant:
         beta: width of the fast path as a share of the slow path's.
         width: channels of the slow path's stem.
         lateral_kernel: frames seen by a lateral connection.
+        shift: share of the slow path's channels moved each way in time; above 0 in `models/ctcnn.py`.
         num_frames: T of the published system, the fast path's.
         size_px: height and width of its clips.
     """
@@ -242,6 +243,7 @@ class Variant:
     beta: float = 1 / 8
     width: int = 64
     lateral_kernel: int = 5
+    shift: float = 0.0
     num_frames: int = 32
     size_px: int = 224
 
@@ -274,7 +276,7 @@ def slowfast(
     lateral_kernel: int | None = None,
     lateral_norm: bool = True,
     slow_frames: SlowFrames = "linspace",
-    shift: float = 0.0,
+    shift: float | None = None,
     nonlocal_blocks: Sequence[Sequence[int]] = (),
     nonlocal_layer: str = "nonlocal_block",
     nonlocal_options: dict[str, Any] | None = None,
@@ -284,7 +286,7 @@ def slowfast(
     head_std: float = 0.01,
     head_bias: bool = True,
 ) -> VideoModel:
-    """Build SlowFast on bottleneck ResNets (arXiv:1812.03982).
+    """Build SlowFast on bottleneck ResNets (arXiv:1812.03982), or CT-CNN, its form with temporal shift.
 
     Args:
         variant: the values of the options left out.
@@ -320,7 +322,7 @@ def slowfast(
         lateral_kernel=variant.lateral_kernel if lateral_kernel is None else lateral_kernel,
         lateral_norm=lateral_norm,
         slow_frames=slow_frames,
-        shift=shift,
+        shift=variant.shift if shift is None else shift,
         nonlocal_blocks=nonlocal_blocks,
         layer=layer_factory(nonlocal_layer, nonlocal_options) if any(nonlocal_blocks) else None,
         zero_init_last=zero_init_last,

@@ -24,6 +24,7 @@ from reeltag.models.bottleneck3d import (
     keep_order,
     layer_factory,
 )
+from reeltag.models.image_start import image_weights, start_from_image_weights
 from reeltag.models.interface import VideoModel
 from reeltag.models.pooled import PooledVideoModel
 
@@ -148,6 +149,7 @@ def video_resnet(
     pool_padding: int = 1,
     time_pool: bool | None = None,
     zero_init_last: bool = True,
+    pretrained: bool = False,
     pixel_mean: tuple[float, ...] = KINETICS_MEAN,
     pixel_std: tuple[float, ...] = KINETICS_STD,
     head_std: float = 0.01,
@@ -170,6 +172,7 @@ def video_resnet(
         pool_padding: see `Stem`.
         time_pool: max-pool pairs of frames behind the first stage.
         zero_init_last: start each block as its shortcut.
+        pretrained: start from the ImageNet weights of the 2D network of this depth, inflated; not on the meta device.
         pixel_mean: per channel of RGB, in 0..1.
         pixel_std: per channel of RGB, in 0..1.
         head_std: deviation of the classifier's weights.
@@ -193,6 +196,8 @@ def video_resnet(
         dropout=dropout,
         head_std=head_std,
     )
+    if pretrained and model.stem.conv.weight.device.type != "meta":
+        start_from_image_weights(model, image_weights(depth))
     model.clip_shape = (chosen.num_frames, in_channels, 224, 224)
     return model
 
