@@ -67,7 +67,7 @@ def test_every_shipped_recipe_builds(name):
     check(recipe)
     with torch.device("meta"):
         model = build_model(recipe, 7)
-    assert sum(p.numel() for p in model.parameters()) > 10_000
+    assert sum(p.numel() for p in model.parameters()) > 5_000  # a logistic regression is the smallest
     assert isinstance(recipe, Recipe)
 
 

@@ -304,8 +304,21 @@ def test_options_are_those_of_the_layer_and_of_the_head():
     options = MODELS.schema("frames_netfv")
     assert {"num_clusters", "coupled", "gating", "score_gating", "input_norm", "feature_sizes"} <= set(options)
     assert options["feature_sizes"].default == (1024, 128)
-    assert "map_px" not in MODELS.schema("frames_time_conv")
+    assert MODELS.schema("frames_lstm")["dropout"].default == 0.0  # of the head; the layer's own is left out
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in options.values())
+
+
+def test_time_domain_convolution_reads_maps():
+    torch.manual_seed(0)
+    model = create_model(
+        "frames_time_conv", num_labels=3, feature_sizes=[5 * 6], map_px=[2, 3], num_kernels=4, hidden=(8,)
+    ).eval()
+    layer = model.pooling.poolings[0]
+    assert layer.conv.weight.shape == (4, 5, 10, 3, 3)
+    maps = torch.randn(2, 20, 5, 2, 3)
+    torch.testing.assert_close(model.forward_features(maps.flatten(2)), layer(maps), rtol=0, atol=0)
+    with pytest.raises(RecipeError, match=r"features of 32 values are no maps of \[2, 3\]: 6 must divide them"):
+        create_model("frames_time_conv", num_labels=3, feature_sizes=[32], map_px=[2, 3])
 
 
 def test_bad_calls_are_named():

@@ -23,7 +23,7 @@ from reeltag.models.feature_model import YOUTUBE8M_SIZES, FeatureModel
 from reeltag.models.interface import VideoModel
 from reeltag.models.stream_pooling import StreamPooling, first_std, stream_poolings
 
-NOT_OURS = ("map_px", "dropout")  # vectors are no maps, and `dropout` is the head's
+NOT_OURS = ("dropout",)  # of a pooling: `dropout` is the head's
 
 
 class FrameSet(FeatureModel):

@@ -61,7 +61,8 @@ def stream_poolings(
     Args:
         layer: the registered pooling of the first stream.
         feature_sizes: width of each stream.
-        options: of the layer; `num_clusters` and `groups` may be a list with one value a stream.
+        options: of the layer; `num_clusters` and `groups` may be a list with one value a stream. With `map_px` the
+            features are maps, flattened in the order channels, rows, columns.
         others: the pooling of the other streams, which gets `num_clusters` and `batch_norm`; None = the same.
         join: one pooling over all streams.
 
@@ -79,6 +80,11 @@ def stream_poolings(
                 if len(own[key]) != len(sizes):
                     raise ValueError(f"{key} is one number or one per stream; got {own[key]} for {len(sizes)} streams")
                 own[key] = own[key][index]
+        if "map_px" in own:  # features are flattened maps, and the layer counts channels
+            places = own["map_px"][0] * own["map_px"][1]
+            if size % places:
+                raise ValueError(f"features of {size} values are no maps of {own['map_px']}: {places} must divide them")
+            size //= places
         name = layer if others is None or index == 0 else others
         known = LAYERS.schema(name)
         poolings.append(LAYERS.build(name, dim=size, **{key: own[key] for key in own if key in known}))
