@@ -137,7 +137,9 @@ def balanced_weights(targets: Tensor, columns: list[int]) -> list[float]:
     return torch.where(has_any, weights, torch.full((), mean, dtype=torch.float64)).tolist()
 
 
-def make_loader(dataset: ClipDataset, keys: Iterable[list[Key]], *, workers: int, seed: int = 0) -> DataLoader[Any]:
+def make_loader(
+    dataset: Dataset[dict[str, Any]], keys: Iterable[list[Key]], *, workers: int, seed: int = 0
+) -> DataLoader[Any]:
     """Return a loader over batches of keys; its own generator keeps it from drawing on the global one."""
     return DataLoader(
         dataset,

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from reeltag.build import build_model, check_input, rows_of
+from reeltag.build import build_loss, build_model, check_input, rows_of
 from reeltag.data.footage import Footage
 from reeltag.engine.monitor import format_s
+from reeltag.engine.protocol import prepare_model
 from reeltag.hardware import resolve_device, resolve_precision
-from reeltag.losses import LOSSES
 from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
 from reeltag.recipe import Recipe
@@ -32,6 +32,7 @@ def predict_cost(recipe: Recipe, footage: Footage | None, *, device: str = "auto
     target = resolve_device(device)
     num_labels = len(footage.manifest.label_names) if footage else 10
     model = build_model(recipe, num_labels).to(target)
+    prepare_model(model, recipe.train)
     batch = recipe.train.batch_size
     clips = _drawn(recipe, model, footage).to(target)
     bf16 = resolve_precision(recipe.train.precision, device) == "bf16"
@@ -65,7 +66,7 @@ def _drawn(recipe: Recipe, model: VideoModel, footage: Footage | None) -> torch.
 
 
 def _time_steps(recipe: Recipe, model: VideoModel, clips: torch.Tensor, num_labels: int, bf16: bool) -> float:
-    loss = LOSSES.bind(recipe.loss.name, **recipe.loss.options)
+    loss = build_loss(recipe, torch.ones(num_labels))
     targets = torch.zeros(len(clips), num_labels, device=clips.device)
     times = []
     for _ in range(1 + TIMED_STEPS):

@@ -15,6 +15,7 @@ from reeltag.data.feature_source import SOURCE_FILE, FeatureSource
 from reeltag.data.footage import FeatureFootage, Footage, open_footage
 from reeltag.data.splitting import with_splits
 from reeltag.engine.cost import predict_cost
+from reeltag.engine.find_lr import find_lr, write_curve
 from reeltag.engine.loop import Trainer
 from reeltag.engine.monitor import Monitor, format_s
 from reeltag.errors import RecipeError, StoreError
@@ -57,11 +58,10 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
     else:
         footage = _open(call.manifest, recipe, console)
         check(recipe)
-        recipe = fit_to_footage(recipe, footage)
         run = None
     parts = build_parts(recipe, footage)
     if run is None:
-        run = RunFolder.create(out, recipe, parts.label_names, _facts(call, footage))
+        run = RunFolder.create(out, parts.recipe, parts.label_names, _facts(call, footage))
     _keep_source(run, footage)
     _describe(parts, run, console)
     monitor = Monitor(console, tensorboard=run.path / "tensorboard")
@@ -155,3 +155,16 @@ def dry_run_recipe(call: TrainCall) -> dict[str, Any]:
     if footage is not None:
         recipe = fit_to_footage(recipe, footage)
     return {"recipe": recipe.to_yaml(), **predict_cost(recipe, footage, device=call.device)}
+
+
+def find_lr_recipe(call: TrainCall, console: Console | None = None) -> dict[str, Any]:
+    """Run the learning-rate range test, write `find_lr.json` and `find_lr.png`, and return the suggestion and paths.
+
+    They go into `--out`, or into `find_lr/<recipe>`; a run that is already there is left as it is.
+    """
+    recipe = load_recipe(call.recipe, call.overrides)
+    check(recipe)
+    parts = build_parts(recipe, _open(call.manifest, recipe, console))
+    curve = find_lr(parts, device=call.device, workers=call.workers)
+    out = call.out or Path("find_lr") / Path(call.recipe).with_suffix("").name
+    return write_curve(curve, out, recipe.train.lr)

@@ -90,10 +90,7 @@ def pyslowfast_slowfast(name: str, tensors: Mapping[str, Tensor]) -> Converted:
 # Of a path `conv1, layer1 ... layer4` whose convolutions and norms come in pairs; the stem before the blocks.
 _MMACTION2: Rules = [
     (r"^((?:slow\.|fast\.)?)conv1\.(conv|bn)\.", r"\1stem.\2."),
-    *(
-        (rf"(^|\.)layer{index + 1}\.(\d+)\.non_local_block\.", rf"\1stages.{index}.nonlocals.\2.")
-        for index in range(4)
-    ),  # fmt: skip
+    *((rf"(^|\.)layer{index + 1}\.(\d+)\.non_local_block\.", rf"\1stages.{index}.nonlocals.\2.") for index in range(4)),
     *((rf"(^|\.)layer{index + 1}\.(\d+)\.", rf"\1stages.{index}.blocks.\2.") for index in range(4)),
     (r"\.conv(\d)\.conv\.", r".conv\1."),
     (r"\.conv(\d)\.bn\.", r".bn\1."),
