@@ -16,6 +16,7 @@ from reeltag.engine.protocol import prepare_model
 from reeltag.hardware import resolve_device, resolve_precision
 from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
+from reeltag.models.training_loss import training_loss
 from reeltag.recipe import Recipe
 
 TIMED_STEPS = 3
@@ -73,7 +74,7 @@ def _time_steps(recipe: Recipe, model: VideoModel, clips: torch.Tensor, num_labe
         started = time.perf_counter()
         with torch.autocast(clips.device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = model(clips)
-        loss(logits.float(), targets).backward()
+        training_loss(model, logits.float(), targets, loss).backward()
         model.zero_grad(set_to_none=True)
         if clips.device.type == "cuda":
             torch.cuda.synchronize()

@@ -178,8 +178,9 @@ class Trainer:
         return loss, float(loss.detach())
 
     def _logits(self, batch: dict[str, Any]) -> Tensor:
+        inputs = model_inputs(batch, self.device)  # one view a clip
         with self._autocast():
-            return self.model(*model_inputs(batch, self.device))  # one view a clip
+            return self.model(*inputs)
 
     def _in_any_process(self, found: bool) -> bool:
         if self.accelerator.num_processes == 1:
