@@ -14,7 +14,7 @@ from reeltag.data.dataset import ClipDataset, in_order, make_loader
 from reeltag.data.feature_view import FeatureTestView, FeatureTrainingView
 from reeltag.data.footage import FileFootage, open_footage
 from reeltag.data.manifest import Manifest
-from reeltag.engine.run_recipe import TrainCall, dry_run_recipe, train_recipe
+from reeltag.engine.run_recipe import TrainCall, dry_run_recipe, find_lr_recipe, train_recipe
 from reeltag.errors import RecipeError, StoreError
 from reeltag.hub.bundle import read_trained, write_bundle
 from reeltag.inference.evaluate import evaluate
@@ -27,7 +27,7 @@ from reeltag.recipe import DataSection, TestSection
 RECIPE = """
 data: {num_frames: 10}
 model: {name: frames_probe, input_norm: true, num_heads: 4, mlp_ratio: 0, experts: 0}
-train: {epochs: 30, batch_size: 8, optimizer: adamw, lr: 0.01, clip_norm: 5, bias_prior: true, checkpoint_every_s: 0}
+train: {epochs: 30, batch_size: 8, optimizer: adamw, lr: 0.01, clip_norm: 5, bias_prior: true}
 """
 
 
@@ -131,6 +131,13 @@ def test_features_of_another_extractor_are_refused(run, store, mini_manifest, re
         train_recipe(TrainCall(str(recipe), ("model.feature_sizes=[16]",), store, tmp_path / "r"), 0, None)
     with pytest.raises(RecipeError, match=r"data.gain needs pixels"):
         train_recipe(TrainCall(str(recipe), ("data.gain=0.1",), store, tmp_path / "r"), 0, None)
+    for mix, words in (("cutmix", "needs pixels"), ("mixup", "one length, and these features have . to 1. vectors")):
+        with pytest.raises(RecipeError, match=words):
+            train_recipe(
+                TrainCall(str(recipe), (f"data.mix={{name: {mix}}}", "data.num_frames=50"), store, tmp_path / "r"),
+                0,
+                None,
+            )
     assert not (tmp_path / "r").exists()
 
 
@@ -194,6 +201,13 @@ def test_dry_run_counts_a_model_on_features(recipe, store):
     assert "feature_sizes" in facts["recipe"]
     assert facts["train_clips"] == 32
     assert facts["gmacs_per_clip"] >= 0
+
+
+def test_the_range_test_of_the_rate_takes_features(recipe, store, tmp_path):
+    found = find_lr_recipe(TrainCall(str(recipe), (), store, tmp_path / "lr", device="cpu"))
+    curve = json.loads((tmp_path / "lr" / "find_lr.json").read_text())
+    assert min(curve["losses"]) < curve["losses"][0]
+    assert found["plot"] == str(tmp_path / "lr" / "find_lr.png")
 
 
 def test_the_shipped_recipe_takes_any_features(store, tmp_path):

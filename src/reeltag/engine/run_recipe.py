@@ -58,11 +58,10 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
     else:
         footage = _open(call.manifest, recipe, console)
         check(recipe)
-        recipe = fit_to_footage(recipe, footage)
         run = None
     parts = build_parts(recipe, footage)
     if run is None:
-        run = RunFolder.create(out, recipe, parts.label_names, _facts(call, footage))
+        run = RunFolder.create(out, parts.recipe, parts.label_names, _facts(call, footage))
     _keep_source(run, footage)
     _describe(parts, run, console)
     monitor = Monitor(console, tensorboard=run.path / "tensorboard")
