@@ -27,6 +27,7 @@ SIDEWAYS = {("report", "bench"), ("schema", "registry"), ("recipe", "store")}
 HOMES = {
     "av": {"media"},
     "timm": {"models/image2d.py"},
+    "transformers": {"models/adapters/transformers.py"},
     "accelerate": {"engine/loop.py"},
     "cv2": {"media/flow", "bench/decode.py"},
     "decord": {"bench/decode.py"},
