@@ -81,6 +81,21 @@ def test_names_of_earlier_versions_are_read(library):
         from_published(weights, "transformers", "hf_vivit", num_frames=4, size_px=32)
 
 
+def test_a_saved_folder_gives_configuration_and_weights(library, tmp_path):
+    net = theirs(library, "videomae")
+    net.save_pretrained(tmp_path)
+    ours = create_model("hf_videomae", num_labels=7, checkpoint=str(tmp_path), pretrained=True).eval()
+    ours.classifier.load_state_dict(net.classifier.state_dict())
+    clip = torch.randn(1, 4, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(clip), net(clip).logits, rtol=1e-5, atol=1e-6)
+    again = create_model("hf_videomae", num_labels=7, checkpoint=str(tmp_path)).eval()  # as a bundle is read
+    again.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(again(clip), ours(clip), rtol=0, atol=0)
+    with pytest.raises(ReeltagError, match="cannot be read"):
+        create_model("hf_videomae", num_labels=7, checkpoint=str(tmp_path / "none"))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_contract_of_all_models(library, kind):
     torch.manual_seed(1)

@@ -181,6 +181,7 @@ def hf_video(
     size_px: int | None = None,
     dropout: float = 0.0,
     config: dict[str, Any] | None = None,
+    checkpoint: str | None = None,
     pretrained: bool = False,
 ) -> TransformersVideo:
     """Build a video classifier of the transformers library: hf_timesformer, hf_videomae, hf_vivit or hf_vjepa2.
@@ -189,11 +190,14 @@ def hf_video(
         num_frames: T; None for the published number.
         size_px: height and width; None for the published size.
         config: settings of the library's configuration, such as `hidden_size`; its base model where not given.
-        pretrained: start from the published weights (needs a network or the library's cache).
+        checkpoint: a folder that `save_pretrained` wrote, or a name on the hub: its configuration, and with
+            `pretrained` its weights, in place of the published base model's.
+        pretrained: start from published weights; the classifier is drawn anew (needs a network, a folder or the
+            library's cache).
 
     Raises:
         UnknownName: another kind.
-        ReeltagError: the library is not installed.
+        ReeltagError: the library is not installed, or the checkpoint cannot be read.
     """
     about = about_kind(kind)
     settings = dict(config or {})
@@ -203,8 +207,16 @@ def hf_video(
         settings[about.size] = size_px
     library = _transformers()
     network = getattr(library, about.network)
-    if pretrained:
-        net = network.from_pretrained(about.published, **settings)
-    else:
-        net = network(library.AutoConfig.for_model(kind, **settings))
+    try:
+        if pretrained:
+            net = network.from_pretrained(checkpoint or about.published, **settings)
+        elif checkpoint:
+            net = network(library.AutoConfig.from_pretrained(checkpoint, **settings))
+        else:
+            net = network(library.AutoConfig.for_model(kind, **settings))
+    except OSError as error:
+        raise ReeltagError(
+            f"hf_{kind}: {checkpoint or about.published} cannot be read ({str(error).splitlines()[0]}); give a folder "
+            "that holds config.json and weights, or a name on the hub"
+        ) from error
     return TransformersVideo(net, about, num_labels, dropout)
