@@ -28,7 +28,6 @@ SIDEWAYS = {("report", "bench"), ("schema", "registry"), ("recipe", "store")}
 HOMES = {
     "av": {"media"},
     "timm": {"models/image2d.py"},
-    "torchvision": {"models/adapters/torchvision.py", "media/flow"},
     "transformers": {"models/adapters/transformers.py"},
     "accelerate": {"engine/loop.py"},
     "cv2": {"media/flow", "bench/decode.py"},
