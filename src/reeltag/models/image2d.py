@@ -54,8 +54,13 @@ def build_backbone(name: str, *, in_channels: int = 3, pretrained: bool = False,
 
     Raises:
         UnknownName: neither we nor timm have it; the message names the nearest.
+        ValueError: pretrained weights of a network that has none to fetch.
     """
     if name in BACKBONES:
+        if "pretrained" in BACKBONES.schema(name):
+            options["pretrained"] = pretrained
+        elif pretrained:
+            raise ValueError(f"{name} has no weights to fetch; load a published file with from_published instead")
         backbone: ImageBackbone = BACKBONES.build(name, in_channels=in_channels, **options)
         return backbone
     if not timm.is_model(name):
