@@ -33,8 +33,7 @@ class InflatedConv(nn.Conv3d):
     """A 3D convolution at the place of a 2D one: its k x k filter repeated t times and divided by t.
 
     Paper: Carreira, Zisserman. Quo Vadis, Action Recognition? CVPR 2017, arXiv:1705.07750, section 2.4. A clip of
-        identical
-    frames gives the 2D layer's output, but for frames within t // 2 of an end when time is padded with zeros.
+    identical frames gives the 2D layer's output, but for frames within t // 2 of an end when time is padded with zeros.
 
     Args:
         conv: the 2D convolution; its weights are copied.

@@ -21,8 +21,7 @@ class NonLocalBlock(nn.Module):
     """x + out(y), where y_i is the mean of g(x_j) over places j, weighted by how i and j match.
 
     Paper: Wang, Girshick, Gupta, He. Non-local Neural Networks. CVPR 2018, arXiv:1711.07971, section 3. With `reach`:
-        the
-    masked non-local block of Qiniu's ActivityNet 2018 report, eq. 4, with the softmax over the allowed places alone
+    the masked non-local block of Qiniu's ActivityNet 2018 report, eq. 4, with the softmax over the allowed places alone
     (the report prints no normaliser).
 
     Args:

@@ -32,9 +32,8 @@ class RelationBlock(NonLocalBlock):
     """x + out(y), where y_i is the sum of r_i[j] g(x_j) over the neighbours j of i, and a small network gives r_i.
 
     Source: Qiniu's ActivityNet 2018 report, section 3, eq. 7. Its figure 3 is lost, so there are two forms. `printed`:
-        r_i
-    is what the network gives, as eq. 7 has it. `attention`: r_i is the softmax over the neighbours inside the clip of
-    theta(x_i) . phi(x_j) plus the network's j-th value, whose last layer starts at zero: at first it is the masked
+    r_i is what the network gives, as eq. 7 has it. `attention`: r_i is the softmax over the neighbours inside the clip
+    of theta(x_i) . phi(x_j) plus the network's j-th value, whose last layer starts at zero: at first it is the masked
     non-local block of the same reach, which is what "by using mask non-local's initialization" asks for. The network is
     assumed to be one convolution over the receptive field, ReLU, and a 1x1x1 convolution.
 

@@ -18,10 +18,9 @@ class ConvNetLstm(VideoModel):
     """The pooled features of each frame through batch norm and an LSTM; the classifier reads its output.
 
     Papers: Donahue et al. Long-term Recurrent Convolutional Networks. CVPR 2015, arXiv:1411.4389; as in Carreira,
-        Zisserman.
-    arXiv:1705.07750, section 2.1: 512 cells, trained on the outputs of all steps, tested on the last. Departures: batch
-    norm stands before the LSTM, not inside its recurrence; in training it is the logits of all steps that are averaged,
-    not their losses, so that every loss of several labels can be used.
+    Zisserman. arXiv:1705.07750, section 2.1: 512 cells, trained on the outputs of all steps, tested on the last.
+    Departures: batch norm stands before the LSTM, not inside its recurrence; in training it is the logits of all steps
+    that are averaged, not their losses, so that every loss of several labels can be used.
 
     Args:
         backbone: the frame network.
@@ -75,7 +74,7 @@ class ConvNetLstm(VideoModel):
 def convnet_lstm(
     *,
     num_labels: int,
-    backbone: str = "bninception",
+    backbone: str = "inception_v1",
     hidden: int = 512,
     dropout: float = 0.5,
     train_steps: Steps = "mean",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +12,7 @@ from torch.nn import functional as F
 from reeltag.layers.pixel_norm import PixelNorm
 from reeltag.layers.same_padding import SameMaxPool3d, Size3, pad_same
 from reeltag.models import MODELS
+from reeltag.models.adapters.inception_v1 import image_weights
 from reeltag.models.interface import VideoModel
 from reeltag.models.pooled import to_channels_first
 
@@ -64,10 +68,9 @@ class InceptionI3D(VideoModel):
     """Inception-v1 with every filter inflated in time; strides of 8 in time and 32 in space.
 
     Paper: Carreira, Zisserman. Quo Vadis, Action Recognition? CVPR 2017, arXiv:1705.07750, section 2.4 and figure 3.
-        The 5x5
-    filters of branch 2 are 3x3, as in the published network. The last map is averaged over 2 frames and 7x7 pixels at
-    stride one, classified at every place, and the logits are averaged; maps smaller than that window are averaged whole
-    (the published code needs 9 frames of 224 px or more).
+    The 5x5 filters of branch 2 are 3x3, as in the published network. The last map is averaged over 2 frames and
+    7x7 pixels at stride one, classified at every place, and the logits are averaged; maps smaller than that window are
+    averaged whole (the published code needs 9 frames of 224 px or more).
 
     Args:
         num_labels: L.
@@ -129,7 +132,46 @@ class InceptionI3D(VideoModel):
         return self.logits_in_time(features).mean(2)
 
 
+def start_from_images(model: InceptionI3D, weights: Mapping[str, Tensor]) -> None:
+    """Load 2D Inception-v1 weights, every k x k filter repeated over the k frames of its 3D one and divided by k.
+
+    Paper: arXiv:1705.07750, section 2.4, "Bootstrapping 3D filters from 2D filters". A stem of other channels than RGB
+    takes the mean over RGB for each.
+
+    Args:
+        model: changed in place; its classifier stays as drawn.
+        weights: under torchvision's names, without classifiers.
+    """
+    own = model.state_dict()
+    for key, tensor in weights.items():
+        name = _own_name(key)
+        if name not in own:
+            raise ValueError(f"{key!r} is no weight of torchvision's GoogLeNet without classifiers")
+        if tensor.ndim == 4:
+            if tensor.shape[1] != own[name].shape[1]:
+                tensor = tensor.mean(1, keepdim=True).expand(-1, own[name].shape[1], -1, -1)
+            frames = own[name].shape[2]
+            tensor = tensor.unsqueeze(2).expand_as(own[name]) / frames
+        own[name] = tensor
+    model.load_state_dict(own)
+
+
+def _own_name(key: str) -> str:
+    """Return our name of a weight of torchvision's GoogLeNet, whose blocks and branches start one earlier and later."""
+
+    def block(found: re.Match[str]) -> str:
+        stage, letter, branch = found.groups()
+        return f"mixed.{stage}{chr(ord(letter) + 1)}.branch{int(branch) - 1}."
+
+    return re.sub(r"^inception(\d)([a-e])\.branch(\d)\.", block, key).replace(".bn.", ".norm.")
+
+
 @MODELS.register("i3d_inception")
-def i3d_inception(*, num_labels: int, in_channels: int = 3, dropout: float = 0.5) -> InceptionI3D:
-    """Build I3D on Inception-v1 (arXiv:1705.07750); `in_channels: 2` for flow."""
-    return InceptionI3D(num_labels, in_channels=in_channels, dropout=dropout)
+def i3d_inception(
+    *, num_labels: int, in_channels: int = 3, dropout: float = 0.5, pretrained: bool = False
+) -> InceptionI3D:
+    """Build I3D on Inception-v1 (arXiv:1705.07750); `in_channels: 2` for flow, `pretrained` from ImageNet's weights."""
+    model = InceptionI3D(num_labels, in_channels=in_channels, dropout=dropout)
+    if pretrained:
+        start_from_images(model, image_weights())
+    return model

@@ -70,7 +70,9 @@ def build_backbone(name: str, *, in_channels: int = 3, pretrained: bool = False,
         ValueError: pretrained weights of a network that has none to fetch.
     """
     if name in BACKBONES:
-        if pretrained:
+        if "pretrained" in BACKBONES.schema(name):
+            options["pretrained"] = pretrained
+        elif pretrained:
             raise ValueError(f"{name} has no weights to fetch; load a published file with from_published instead")
         backbone: ImageBackbone = BACKBONES.build(name, in_channels=in_channels, **options)
         return backbone

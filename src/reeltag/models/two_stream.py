@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reeltag.models import MODELS
-from reeltag.models.i3d import InceptionI3D
+from reeltag.models.i3d import i3d_inception
 from reeltag.models.image2d import build_backbone
 from reeltag.models.interface import VideoModel
 from reeltag.models.tsn import TemporalSegmentNetwork
@@ -127,7 +127,15 @@ def two_stream(
 
 
 @MODELS.register("two_stream_i3d")
-def two_stream_i3d(*, num_labels: int, dropout: float = 0.5, weights: tuple[float, float] = (1.0, 1.0)) -> TwoStream:
-    """Build two-stream I3D on Inception-v1 (arXiv:1705.07750, table 1, e): RGB and 2-channel flow."""
-    rgb, flow = (InceptionI3D(num_labels, in_channels=channels, dropout=dropout) for channels in (3, 2))
+def two_stream_i3d(
+    *, num_labels: int, dropout: float = 0.5, weights: tuple[float, float] = (1.0, 1.0), pretrained: bool = False
+) -> TwoStream:
+    """Build two-stream I3D on Inception-v1 (arXiv:1705.07750, table 1, e): RGB and 2-channel flow.
+
+    With `pretrained`, both start from ImageNet's weights.
+    """
+    rgb, flow = (
+        i3d_inception(num_labels=num_labels, in_channels=channels, dropout=dropout, pretrained=pretrained)
+        for channels in (3, 2)
+    )
     return TwoStream(rgb, flow, weights)

@@ -84,7 +84,7 @@ class FusedTwoStream(VideoModel):
 def two_stream_3d_fused(
     *,
     num_labels: int,
-    backbone: str = "bninception",
+    backbone: str = "inception_v1",
     dropout: float = 0.5,
     width: int = 512,
     flow_channels: int = 10,

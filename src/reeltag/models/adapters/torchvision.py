@@ -36,9 +36,8 @@ class S3D(_Adapter):
     """S3D: an Inception network with separated filters in space and time.
 
     Paper: Xie et al. Rethinking Spatiotemporal Feature Learning. ECCV 2018, arXiv:1712.04851; the network is
-        torchvision's.
-    Its map is averaged over 2 frames and 7 x 7 pixels at stride one, classified, and averaged; maps smaller than that
-    window are averaged whole, where torchvision raises an error.
+    torchvision's. Its map is averaged over 2 frames and 7 x 7 pixels at stride one, classified, and averaged; maps
+    smaller than that window are averaged whole, where torchvision raises an error.
     """
 
     clip_shape = (16, 3, 224, 224)
