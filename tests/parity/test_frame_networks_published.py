@@ -70,3 +70,51 @@ def test_relation_layer_equals_the_published_one(visual_record):
     layer = from_published(record.weights(), source="trn", name="temporal_relation")
     assert params_of(layer) == record.data["params"]
     record.agree(layer(record.inputs()[0]))
+
+
+def mobilenetv2_layout(source):
+    """The names and shapes of TSM on MobileNetV2 as a source publishes them: every block with a shortcut is shifted."""
+    sizes = {}
+
+    def put(conv, norm, shape):
+        sizes[f"{conv}.weight"] = shape
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            sizes[f"{norm}.{name}"] = shape[:1]
+
+    theirs = source == "mmaction2"
+    put(*(("conv1.conv", "conv1.bn") if theirs else ("features.0.0", "features.0.1")), (32, 3, 3, 3))
+    width, index = 32, 0
+    settings = [(1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1)]
+    for stage, (expand, out, depth) in enumerate(settings):
+        for block in range(depth):
+            index += 1
+            inner = width * expand
+            shapes = [(inner, width, 1, 1)] * (expand > 1) + [(inner, 1, 3, 3), (out, inner, 1, 1)]
+            for layer, shape in enumerate(shapes):
+                shifted = "net." if layer == 0 and block else ""
+                base = f"layer{stage + 1}.{block}.conv.{layer}.{shifted}" if theirs else f"features.{index}.conv."
+                flat = 3 * layer
+                names = (
+                    (base + "conv", base + "bn") if theirs else (f"{base}{flat}.{shifted}"[:-1], f"{base}{flat + 1}")
+                )
+                put(*names, shape)
+            width = out
+    put(*(("conv2.conv", "conv2.bn") if theirs else ("features.18.0", "features.18.1")), (1280, 320, 1, 1))
+    prefix, head = ("backbone.", "cls_head.fc_cls") if theirs else ("base_model.", "new_fc")
+    return {prefix + key: shape for key, shape in sizes.items()} | {f"{head}.weight": (9, 1280), f"{head}.bias": (9,)}
+
+
+@pytest.mark.parametrize("source", ["tsm", "mmaction2"])
+def test_mobilenetv2_of_both_sources_fits(source):
+    torch.manual_seed(0)
+    weights = {key: torch.rand(shape) for key, shape in mobilenetv2_layout(source).items()}
+    model = from_published(weights, source=source, name="tsm_mobilenetv2")
+    assert model.num_labels == 9
+    key = (
+        "backbone.layer2.1.conv.0.net.conv.weight"
+        if source == "mmaction2"
+        else "base_model.features.3.conv.0.net.weight"
+    )
+    assert torch.equal(model.backbone.net.blocks[1][1].conv_pw.net.weight, weights[key])
+    first = "backbone.layer1.0.conv.1.bn.bias" if source == "mmaction2" else "base_model.features.1.conv.4.bias"
+    assert torch.equal(model.backbone.net.blocks[0][0].bn2.bias, weights[first])

@@ -78,8 +78,8 @@ def _mobilenetv2_of_mmaction2() -> Rules:
         names = _MOBILE_REST if stage else _MOBILE_FIRST
         for pair in range(len(names) // 3 + 1):
             old = rf"layer{stage + 1}\.(\d+)\.conv\.{pair}\."
-            rules.append((old + r"conv\.", rf"blocks.{stage}.\1.{names[3 * pair]}."))
-            rules.append((old + r"bn\.", rf"blocks.{stage}.\1.{names[3 * pair + 1]}."))
+            rules.append((old + r"(net\.|)conv\.", rf"blocks.{stage}.\1.{names[3 * pair]}.\2"))
+            rules.append((old + r"(?:net\.)?bn\.", rf"blocks.{stage}.\1.{names[3 * pair + 1]}."))
     return rules
 
 
