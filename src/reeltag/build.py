@@ -103,7 +103,10 @@ def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
         pretrained=section.pretrained,
         **section.options,
     )
-    return model.to(memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        if parameter.ndim == 4:  # `model.to(memory_format=...)` refuses the 3D kernels of other models
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipDataset]:
