@@ -205,12 +205,11 @@ def test_r3d_mini_exports():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "frames"), [("r2plus1d_18", 4), ("p3d_63", 16), ("c3d", 16), ("r3d_50", 4)])
+@pytest.mark.parametrize(("name", "frames"), [("r2plus1d_18", 4), ("p3d_63", 16)])
 def test_models_export_and_compile(name, frames):
     torch.manual_seed(0)
-    side = 112 if name == "c3d" else 32
     model = create_model(name, num_labels=2).eval()
-    x = torch.randn(1, frames, 3, side, side)
+    x = torch.randn(1, frames, 3, 32, 32)
     with torch.no_grad():
         expected = model(x)
         bound = 1e-4 * expected.abs().max().item()  # other kernels sum in another order
