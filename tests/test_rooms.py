@@ -13,6 +13,7 @@ ROOT = Path(reeltag.__file__).parent
 ORDER = [
     {"errors"},
     {"schema", "registry"},
+    {"sections"},
     {"recipe", "store", "hardware"},
     {"media", "layers", "losses", "metrics"},
     {"data", "models"},

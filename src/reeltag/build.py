@@ -9,20 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reeltag.data.dataset import ClipDataset, balanced_weights, label_swaps
-from reeltag.data.footage import Footage
+from reeltag.data.dataset import ClipDataset, View, balanced_weights, label_swaps
+from reeltag.data.example_weights import class_balanced_weights, repeat_factors
+from reeltag.data.feature_view import FeatureTestView, FeatureTrainingView
+from reeltag.data.footage import FeatureFootage, Footage
 from reeltag.data.manifest import Manifest
+from reeltag.data.mixing import MixedClips
 from reeltag.data.views import TestView, TrainingView
 from reeltag.data.vocab import vocabulary
 from reeltag.errors import ManifestError, RecipeError
-from reeltag.losses import LOSSES, NOT_IN_RECIPES
+from reeltag.losses import LOSSES, NOT_IN_RECIPES, SOFT_TARGETS
+from reeltag.losses.label_weights import label_weights
+from reeltag.losses.thresholds import WithThresholds
 from reeltag.metrics import METRICS
 from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
-from reeltag.recipe import Recipe
+from reeltag.models.thresholded import ThresholdedModel
+from reeltag.recipe import LossSection, Recipe
 from reeltag.registry import close_name
 
 Loss = Callable[..., Tensor]
+TrainingClips = ClipDataset | MixedClips
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Parts:
     label_names: list[str]
     model: VideoModel
     loss: Loss
-    training: ClipDataset
+    training: TrainingClips
     test: ClipDataset
     train_rows: list[int]
     val_rows: list[int]
@@ -56,6 +63,49 @@ def check(recipe: Recipe) -> None:
     _ = METRICS[recipe.train.best_by]
     for option in NOT_IN_RECIPES & set(recipe.loss.options):
         raise RecipeError(f"loss.{option} is given by the data or by code, not a recipe setting; leave it out")
+    _check_loss(recipe)
+
+
+def _check_loss(recipe: Recipe) -> None:
+    """Raise RecipeError when the loss does not take the targets, weights or thresholds that the recipe gives it."""
+    loss, data = recipe.loss, recipe.data
+    if (data.mix is not None or data.smoothing) and loss.name not in SOFT_TARGETS:
+        what = f"data.mix {data.mix.name}" if data.mix is not None else "data.smoothing"
+        raise RecipeError(
+            f"{what} makes targets between 0 and 1, and loss {loss.name!r} takes 0 or 1 alone; "
+            f"choose one of {', '.join(sorted(SOFT_TARGETS))}, or leave {what.split()[0]} out"
+        )
+    if loss.label_weights != "none" and _weight_option(loss) not in LOSSES.schema(loss.name):
+        able = [name for name in LOSSES if _weight_option(loss) in LOSSES.schema(name)]
+        raise RecipeError(
+            f"loss {loss.name!r} takes no weight of {'present ' * (loss.weigh == 'present')}labels; "
+            f"{' and '.join(able)} do. Leave loss.label_weights out, or choose one of them"
+        )
+    if loss.name == "lsep_threshold":
+        raise RecipeError(
+            "lsep_threshold trains thresholds beside scores: set loss.thresholds=clip on the scores' loss"
+        )
+
+
+def _weight_option(loss: LossSection) -> str:
+    return "pos_weight" if loss.weigh == "present" else "weight"
+
+
+def build_loss(recipe: Recipe, counts: Tensor) -> Loss:
+    """Return the recipe's loss with its label weights, and with that of the thresholds where they are learned.
+
+    Args:
+        recipe: the recipe.
+        counts: (L,) training clips that carry each label.
+    """
+    section = recipe.loss
+    options = dict(section.options)
+    if section.label_weights != "none":
+        power = 0.5 if "root" in section.label_weights else 1.0
+        inverse = section.label_weights.startswith("inverse")
+        options[_weight_option(section)] = label_weights(counts, power=power, inverse=inverse)
+    loss = LOSSES.bind(section.name, **options)
+    return loss if section.thresholds == "none" else WithThresholds(loss, section.threshold_weight)
 
 
 def create_model(
@@ -103,6 +153,8 @@ def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
         pretrained=section.pretrained,
         **section.options,
     )
+    if recipe.loss.thresholds != "none":
+        model = ThresholdedModel(model, recipe.loss.thresholds)
     for parameter in model.parameters():
         if parameter.ndim == 4:  # `model.to(memory_format=...)` refuses the 3D kernels of other models
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -110,14 +162,51 @@ def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
 
 
 def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipDataset]:
-    """Return the training clips and the test views of one footage."""
+    """Return the training clips and the test views of one footage, of pixels or of stored features."""
     names = list(footage.manifest.label_names)
     try:
         swaps = label_swaps(recipe.data.swap_labels, names)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    training = ClipDataset(footage, TrainingView(recipe.data), seed=recipe.train.seed, swaps=swaps)
-    return training, ClipDataset(footage, TestView(recipe.data, recipe.test), seed=recipe.train.seed)
+    views: tuple[View, View] = (
+        (FeatureTrainingView(recipe.data), FeatureTestView(recipe.data, recipe.test))
+        if footage.input_kind == "features"
+        else (TrainingView(recipe.data), TestView(recipe.data, recipe.test))
+    )
+    training = ClipDataset(footage, views[0], seed=recipe.train.seed, swaps=swaps)
+    return training, ClipDataset(footage, views[1], seed=recipe.train.seed)
+
+
+def fit_to_footage(recipe: Recipe, footage: Footage) -> Recipe:
+    """Return the recipe with what the footage decides: `model.feature_sizes` of a model on stored features.
+
+    Raises:
+        RecipeError: the recipe states other sizes.
+    """
+    if not isinstance(footage, FeatureFootage) or "feature_sizes" not in MODELS.schema(recipe.model.name):
+        return recipe
+    found = footage.store.feature_sizes
+    stated = recipe.model.options.get("feature_sizes")
+    if stated is not None and tuple(stated) != found:
+        raise RecipeError(
+            f"model.feature_sizes={list(stated)}, but {footage.store.folder} holds {list(found)}; leave the key out"
+        )
+    return recipe.replace(**{"model.feature_sizes": list(found)})
+
+
+def check_input(model: VideoModel, recipe: Recipe, footage: Footage) -> None:
+    """Raise RecipeError when a model on stored features is given pixels, or one on pixels stored features."""
+    if (model.input_kind == "features") == (footage.input_kind == "features"):
+        return
+    if model.input_kind == "features":
+        raise RecipeError(
+            f"{recipe.model.name} learns from stored features, and the manifest names videos; first "
+            "`reeltag extract MODEL_OR_BACKBONE MANIFEST --out DIR`, then give DIR as --manifest"
+        )
+    raise RecipeError(
+        f"{recipe.model.name} learns from pixels, and the manifest holds features; give the manifest of the videos, "
+        "or a model on features (`reeltag list models 'frames_*'`)"
+    )
 
 
 def check_labels(recipe: Recipe, manifest: Manifest) -> None:
@@ -147,14 +236,35 @@ def build_parts(recipe: Recipe, footage: Footage, *, train_split: str = "train",
     names = list(manifest.label_names)
     train_rows, val_rows = rows_of(manifest, train_split), rows_of(manifest, val_split, needed=False)
     model = build_model(recipe, len(names))
+    check_input(model, recipe, footage)
     if recipe.train.bias_prior:
         model.set_bias(log_prior(manifest, train_rows))
-    training, test = build_datasets(recipe, footage)
-    loss = LOSSES.bind(recipe.loss.name, **recipe.loss.options)
-    weights = None
-    if recipe.data.balance_labels:
-        weights = balanced_weights(training.targets[train_rows], _columns(recipe.data.balance_labels, names))
+    clips, test = build_datasets(recipe, footage)
+    targets = clips.targets[train_rows]
+    loss = build_loss(recipe, targets.sum(0))
+    weights = draw_weights(recipe, targets, names)
+    training: TrainingClips = clips
+    if recipe.data.mix is not None or recipe.data.smoothing:
+        training = MixedClips(clips, train_rows, recipe.data.mix, recipe.data.smoothing)
     return Parts(recipe, names, model, loss, training, test, train_rows, val_rows, weights)
+
+
+def draw_weights(recipe: Recipe, targets: Tensor, names: list[str]) -> list[float] | None:
+    """Return how often each training clip is drawn, by `data.balance_labels` or `data.sample`; None for once an epoch.
+
+    Args:
+        recipe: the recipe.
+        targets: (N, L) of the training clips.
+        names: the L labels.
+    """
+    data = recipe.data
+    if data.balance_labels:
+        return balanced_weights(targets, _columns(data.balance_labels, names))
+    if data.sample == "class_balanced":
+        return class_balanced_weights(targets)
+    if data.sample == "repeat_factor":
+        return repeat_factors(targets, data.repeat_threshold)
+    return None
 
 
 def _columns(wanted: list[str], names: list[str]) -> list[int]:

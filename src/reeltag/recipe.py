@@ -7,24 +7,20 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from reeltag.errors import RecipeError, UnknownName
 from reeltag.registry import close_name
+from reeltag.sections import MixSection, Probability, Section, TrainSection
 
 MAX_RECIPE_BYTES = 1 << 18
-Probability = Annotated[float, Field(ge=0, le=1)]
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourceSection(_Section):
+class SourceSection(Section):
     """Where the numbers of a recipe come from; it changes no result and is not part of the hash."""
 
     paper: str = ""
@@ -33,7 +29,7 @@ class SourceSection(_Section):
     assumed: list[str] = Field(default_factory=list)
 
 
-class StageSection(_Section):
+class StageSection(Section):
     """From which epoch on training clips have another size: small ones first buy more clips a minute.
 
     The short sides scale with the crop. Source: progressive resizing as in Tan, Le. EfficientNetV2, arXiv:2104.00298,
@@ -45,7 +41,7 @@ class StageSection(_Section):
     num_frames: Annotated[int, Field(ge=1, le=4096)]
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Which frames a training clip holds and how they are cropped and varied. Lengths in pixels, times in frames."""
 
     labels: str | None = None
@@ -66,6 +62,10 @@ class DataSection(_Section):
     channel_permutation: Probability = 0.0
     gain: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance_labels: list[str] = Field(default_factory=list)
+    sample: Literal["each_once", "class_balanced", "repeat_factor"] = "each_once"
+    repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 0.1
+    mix: MixSection | None = None
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stages: list[StageSection] = Field(default_factory=list)
     max_bad: Probability = 0.1
 
@@ -75,6 +75,10 @@ class DataSection(_Section):
             raise ValueError("crop: random_short_side needs short_side_max_px, the largest short side to draw")
         if self.crop not in ("none", "resized", "multi_scale_corners") and self.crop_px > self.short_side_px:
             raise ValueError(f"crop_px {self.crop_px} is larger than short_side_px {self.short_side_px}")
+        if self.balance_labels and self.sample != "each_once":
+            raise ValueError(f"balance_labels and sample: {self.sample} both say how often a clip is drawn; keep one")
+        if self.mix is not None and self.crop == "none":
+            raise ValueError("mix needs clips of one size, and crop: none keeps each video's own; choose a crop")
         starts = [stage.from_epoch for stage in self.stages]
         if starts and (starts[0] != 0 or starts != sorted(set(starts))):
             raise ValueError(f"stages must begin at from_epoch 0 and rise, got {starts}")
@@ -98,7 +102,7 @@ class DataSection(_Section):
         )
 
 
-class _OpenSection(_Section):
+class _OpenSection(Section):
     """A section whose further keys are the options of the part it names; `build.check` knows them."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -118,44 +122,21 @@ class ModelSection(_OpenSection):
 
 
 class LossSection(_OpenSection):
-    """The loss's registered name and its own options."""
+    """The loss's registered name and its own options; how labels are weighted, and thresholds learned beside scores.
+
+    `label_weights` is a function of N_l, the training clips that carry label l (`reeltag.losses.label_weights`), for
+    present and absent labels alike or, with `weigh: present`, for present ones alone. `thresholds` adds a head whose
+    output is trained by `threshold_weight` times `lsep_threshold` (`reeltag.models.thresholded`).
+    """
 
     name: str = "bce"
+    label_weights: Literal["none", "count", "root_count", "inverse_count", "inverse_root_count"] = "none"
+    weigh: Literal["labels", "present"] = "labels"
+    thresholds: Literal["none", "clip", "label"] = "none"
+    threshold_weight: Annotated[float, Field(gt=0)] = 1.0
 
 
-class TrainSection(_Section):
-    """Optimiser, schedule and length of training; `lr` is for one batch of `batch_size` clips."""
-
-    epochs: Annotated[float, Field(gt=0)] = 10
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0)] = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    schedule: Literal["constant", "step", "cosine"] = "cosine"
-    milestones: list[float] = Field(default_factory=list)
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    bias_prior: bool = False
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    evaluate_every: Annotated[float, Field(gt=0)] | None = None
-    checkpoint_every_s: Annotated[float, Field(ge=0)] = 120.0
-    best_by: str = "map_macro"
-    seed: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainSection:
-        if self.schedule == "step" and not self.milestones:
-            raise ValueError("schedule: step needs milestones, the epochs at which the rate is multiplied by gamma")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} must be less than epochs {self.epochs}")
-        return self
-
-
-class TestSection(_Section):
+class TestSection(Section):
     """Which views of a video are scored and how they are averaged."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
@@ -167,7 +148,7 @@ class TestSection(_Section):
     average: Literal["logits", "probabilities"] = "probabilities"
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything that changes a result. `hash` names it; flags only say where and on what device."""
 
     source: SourceSection = Field(default_factory=SourceSection)
@@ -279,9 +260,11 @@ def _apply(content: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         *sections, last = key.split(".")
         place = changed
         for section in sections:
-            if not isinstance(place.get(section, {}), dict):
+            if place.get(section) is None:
+                place[section] = {}
+            if not isinstance(place[section], dict):
                 raise RecipeError(f"{key}: {section!r} holds a value, not a section")
-            place = place.setdefault(section, {})
+            place = place[section]
         place[last] = value
     result: dict[str, Any] = changed
     return result
@@ -298,13 +281,21 @@ def _explain(item: Any, name: str) -> str:
     where = [str(part) for part in item["loc"]]
     key = ".".join(where)
     if item["type"] == "extra_forbidden":
-        section: Any = Recipe
-        for part in where[:-1]:
-            section = section.model_fields[part].annotation
-        allowed = list(section.model_fields)
+        allowed = _keys_at(item["loc"][:-1])
         return f"{name}: unknown key {key!r}. {close_name(where[-1], allowed)}Allowed here: {', '.join(allowed)}"
     if item["type"] == "missing":
         return f"{name}: the key {key!r} is missing"
     message = item["msg"].removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict) else f", not {item['input']!r}"
     return f"{name}: {key}: {message}{given}"
+
+
+def _keys_at(place: tuple[str | int, ...]) -> list[str]:
+    """Return the keys of the section at a place, also inside an optional section or a list of sections."""
+    section: Any = Recipe
+    for part in place:
+        if isinstance(part, int):
+            continue
+        inner = section.model_fields[part].annotation
+        section = next((kind for kind in (inner, *get_args(inner)) if hasattr(kind, "model_fields")), Recipe)
+    return list(section.model_fields)

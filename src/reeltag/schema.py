@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 InputKind = Literal["rgb", "flow", "features", "waveform", "fusion"]
 
 
-class Batch(TypedDict):
-    """A batch: `video` uint8 (B, V, T, C, H, W), `targets`, `ignore` (B, L), `rows` (B,) of the manifest."""
+class Batch(TypedDict, total=False):
+    """A batch: `targets`, `ignore` (B, L), `rows` (B,) of the manifest, and one of two inputs.
+
+    `video` is uint8 (B, V, T, C, H, W); or `features` float (B, V, T, D) with `mask` bool (B, V, T), True = real frame.
+    """
 
     video: Tensor
+    features: Tensor
+    mask: Tensor
     targets: Tensor
     ignore: Tensor
     rows: Tensor

@@ -61,8 +61,11 @@ def test_the_run_stops_above_max_bad(with_bad_files, small_recipe, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run(mini_packed, small_recipe, tmp_path):
     overrides = ["train.optimizer=sgd", "train.lr=1e30", "train.clip_norm=null", "train.precision=fp32"]
-    with pytest.raises(Diverged, match=r"the loss became (nan|inf) at step \d+; lower train.lr"):
-        train(small_recipe, mini_packed, tmp_path / "run", *overrides)
+    with pytest.raises(Diverged, match=r"the loss became (nan|inf) at step 5, and 4 steps in a row .* lower train.lr"):
+        train(small_recipe, mini_packed, tmp_path / "run", *overrides, "train.max_skipped=4")
+    skipped = [line for line in RunFolder.open(tmp_path / "run").metric_lines() if "skipped" in line]
+    assert [line["step"] for line in skipped] == [2, 3, 4, 5]
+    assert [len(line["videos"]) for line in skipped] == [4] * 4
 
 
 def test_what_a_run_folder_holds(mini_packed, small_recipe, tmp_path):

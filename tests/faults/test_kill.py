@@ -18,8 +18,8 @@ from reeltag.store.checkpoint import latest_checkpoint, write_checksums
 EPOCHS = 24  # 24 epochs of 8 batches: long enough to be killed at many different moments
 
 
-def command(recipe: Path, packed: Path, out: Path) -> list[str]:
-    overrides = [f"train.epochs={EPOCHS}", "train.checkpoint_every_s=0", "train.evaluate_every=8"]
+def command(recipe: Path, packed: Path, out: Path, *methods: str) -> list[str]:
+    overrides = [f"train.epochs={EPOCHS}", "train.checkpoint_every_s=0", "train.evaluate_every=8", *methods]
     options = ["--manifest", str(packed), "--out", str(out), "--device", "cpu"]
     return [sys.executable, "-m", "reeltag.cli", "train", str(recipe), *overrides, *options]
 
@@ -77,6 +77,27 @@ def test_killed_and_resumed_equals_uninterrupted(whole, mini_packed, small_recip
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps == sorted(set(steps))  # nothing is logged twice
     assert steps[-1] == EPOCHS * 8
+
+
+AVERAGES = {
+    "ema": ("train.ema={decay: 0.98}", "train.accumulate=2", "data.mix={name: mixup, alpha: 0.3}"),
+    "swa": ("train.swa={from_epoch: 4, cycle_epochs: 0.5}", "train.accumulate=3", "data.sample=class_balanced"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages_and_accumulation_survive_kills_too(name, mini_packed, small_recipe, tmp_path):
+    run(command(small_recipe, mini_packed, tmp_path / "whole", *AVERAGES[name]))
+    out, chance = tmp_path / "run", random.Random(7)
+    arguments = command(small_recipe, mini_packed, out, *AVERAGES[name])
+    kill_while_training(arguments, out, chance)
+    for _ in range(4):
+        kill_while_training([*arguments, "--resume"], out, chance)
+    run([*arguments, "--resume"])
+    assert equal(weights(out), weights(tmp_path / "whole"))
+    files = [latest_checkpoint(folder / "checkpoints") / "training.safetensors" for folder in (out, tmp_path / "whole")]
+    assert equal(*map(load_file, files))  # the weights that the average is not
 
 
 def test_dropping_the_sampler_position_is_noticed(whole, mini_packed, small_recipe, tmp_path):

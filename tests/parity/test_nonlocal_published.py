@@ -2,9 +2,7 @@
 
 import pytest
 
-from reeltag.hub.convert.nonlocal_blocks import nonlocal_options, nonlocal_weights
 from reeltag.hub.published import from_published
-from reeltag.layers import LAYERS
 
 
 @pytest.mark.parametrize("name", ["embedded_gaussian_nopool", "embedded_gaussian_pool", "gaussian_nopool"])
@@ -27,16 +25,12 @@ def test_blocks_of_alexhex7_that_divide_by_the_number_of_places(name, visual_rec
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("softmax_nopool", {"scale": True}),
-        ("softmax_pool", {"scale": True, "pool": "before"}),
+        ("softmax_nopool", {}),
+        ("softmax_pool", {"pool": "before"}),
         ("dot_product_nopool", {"pairing": "dot_product"}),
     ],
 )
 def test_blocks_of_pytorchvideo(name, options, visual_record):
     stored = visual_record(f"pytorchvideo__create_nonlocal_{name}")
-    tensors = stored.weights()
-    block = LAYERS.build("nonlocal_block", **{**nonlocal_options(tensors), **options})
-    left = block.load_state_dict(nonlocal_weights(tensors), strict=False)
-    assert not left.unexpected_keys
-    assert not [key for key in left.missing_keys if "num_batches" not in key]
-    stored.agree(block.eval()(stored.inputs()[0]))
+    block = from_published(stored.weights(), source="pytorchvideo", name="nonlocal_block", **options)
+    stored.agree(block(stored.inputs()[0]))

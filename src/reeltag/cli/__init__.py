@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from reeltag.cli import bench, compare, convert, data, demo, evaluate, listing, new, report, tag, train
+from reeltag.cli import bench, compare, convert, data, demo, evaluate, extract, listing, new, report, tag, train
 from reeltag.errors import ReeltagError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("new")(new.new)
 app.add_typer(data.app, name="data")
+app.command("extract")(extract.extract)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

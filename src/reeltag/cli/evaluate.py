@@ -12,7 +12,7 @@ from reeltag.cli.console import AsJson, Device, Workers, bar, log, print_json, p
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run folder or a bundle.")],
-    manifest: Annotated[Path, typer.Option(help="The manifest, or a folder that `data pack` wrote.")],
+    manifest: Annotated[Path, typer.Option(help="A manifest, or a folder of `data pack` or `extract`.")],
     split: Annotated[str, typer.Option(help="Which clips; `all` takes every one.")] = "val",
     views: Annotated[
         str | None, typer.Option(help="CLIPSxCROPS, for example 10x3; the recipe's when not given.")

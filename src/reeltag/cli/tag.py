@@ -16,6 +16,9 @@ def tag(
     inputs: Annotated[list[Path], typer.Argument(help="Videos, folders, or a manifest.")],
     top: Annotated[int | None, typer.Option(min=1, help="Keep the best labels of each video alone.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Which weights of a run: last or best.")] = "last",
+    extractor: Annotated[
+        str | None, typer.Option(help="For a model on features: where the model that makes them lies now.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the tags of all videos to this parquet file.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -27,7 +30,7 @@ def tag(
     from reeltag.errors import MediaError, ReeltagError
     from reeltag.inference.predict import Tagger, find_videos
 
-    tagger = Tagger.from_pretrained(model, device=device, checkpoint=checkpoint)
+    tagger = Tagger.from_pretrained(model, device=device, checkpoint=checkpoint, extractor=extractor)
     videos = find_videos(inputs)
     if not videos:
         raise ReeltagError(f"no video found in {', '.join(map(str, inputs))}; give files, folders or a manifest")

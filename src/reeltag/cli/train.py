@@ -15,7 +15,7 @@ def train(
         str, typer.Argument(help="A recipe file, or the name of a shipped one (`reeltag list recipes`).")
     ],
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes of the form section.key=value.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="The manifest, or a folder that `data pack` wrote.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="A manifest, or a folder of `data pack` or `extract`.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/<recipe>/<time> when not given.")] = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -24,13 +24,16 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the recipe, its cost and its time; train nothing.")
     ] = (False),
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Raise the learning rate step by step and suggest one; trains nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a recipe; the run folder holds checkpoints, metrics, results and a report.
 
     Example: reeltag train demo/tsm_resnet18_112 --manifest packed/ --out runs/first train.epochs=20
     """
-    from reeltag.engine.run_recipe import TrainCall, dry_run_recipe, train_recipe
+    from reeltag.engine.run_recipe import TrainCall, dry_run_recipe, find_lr_recipe, train_recipe
 
     console = log()
     call = TrainCall(recipe, tuple(overrides or ()), manifest, out, device, workers, resume)
@@ -41,6 +44,18 @@ def train(
         else:
             print(facts.pop("recipe"))
             print_table(["what", "value"], facts.items())
+        return
+    if find_lr:
+        found = find_lr_recipe(call, console)
+        if as_json:
+            print_json(found)
+        else:
+            print(f"train.lr={found['suggestion']:.3g}")
+            console.print(f"the loss fell fastest there; curve in {found['plot']}")
+            if found["fell"] < 0.05:
+                console.print(
+                    f"but it fell by {found['fell']:.0%} in all: too little to choose a rate by; look at the curve"
+                )
         return
     finished = [train_recipe(call, seed, console, many=seeds > 1) for seed in range(seeds)]
     if as_json:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reeltag.data.example_order import Key, mix
+from reeltag.data.features import pad_features
 from reeltag.data.footage import Footage
 from reeltag.errors import MediaError
 
@@ -38,7 +39,7 @@ class View(Protocol):
         ...
 
     def render(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, set[str]]:
-        """Return uint8 (V, T, C, H, W) and the names of the flips that were applied."""
+        """Return uint8 (V, T, C, H, W), or features (V, T, D), and the names of the flips that were applied."""
         ...
 
 
@@ -77,17 +78,24 @@ class ClipDataset(Dataset[dict[str, Any]]):
         targets, ignore = self.targets[row], self.ignore[row]
         for flip in sorted(applied & self.swaps.keys()):
             targets, ignore = targets[self.swaps[flip]], ignore[self.swaps[flip]]
-        return {"row": row, "video": video, "targets": targets, "ignore": ignore}
+        name = "features" if self.footage.input_kind == "features" else "video"
+        return {"row": row, name: video, "targets": targets, "ignore": ignore}
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack the items that could be read; `bad` lists the others, so that a batch may hold fewer clips, or none."""
+    """Stack the items that could be read; `bad` lists the others, so that a batch may hold fewer clips, or none.
+
+    Features of different lengths are padded with zeros and come with a `mask`.
+    """
     good = [item for item in items if "bad" not in item]
     bad = [item["bad"] for item in items if "bad" in item]
     rows = torch.tensor([item["row"] for item in good], dtype=torch.long)
     if not good:
         return {"rows": rows, "bad": bad}
-    stacked = {name: torch.stack([item[name] for item in good]) for name in ("video", "targets", "ignore")}
+    names = ("video", "targets", "ignore") if "video" in good[0] else ("targets", "ignore")
+    stacked = {name: torch.stack([item[name] for item in good]) for name in names}
+    if "features" in good[0]:
+        stacked["features"], stacked["mask"] = pad_features([item["features"] for item in good])
     return {**stacked, "rows": rows, "bad": bad}
 
 
@@ -129,7 +137,9 @@ def balanced_weights(targets: Tensor, columns: list[int]) -> list[float]:
     return torch.where(has_any, weights, torch.full((), mean, dtype=torch.float64)).tolist()
 
 
-def make_loader(dataset: ClipDataset, keys: Iterable[list[Key]], *, workers: int, seed: int = 0) -> DataLoader[Any]:
+def make_loader(
+    dataset: Dataset[dict[str, Any]], keys: Iterable[list[Key]], *, workers: int, seed: int = 0
+) -> DataLoader[Any]:
     """Return a loader over batches of keys; its own generator keeps it from drawing on the global one."""
     return DataLoader(
         dataset,

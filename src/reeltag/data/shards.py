@@ -174,6 +174,10 @@ class PackedVideos:
         """Return (height, width) of the stored frames."""
         return int(self._columns["frame_height"][row]), int(self._columns["frame_width"][row])
 
+    def digest(self, row: int) -> str:
+        """Return the SHA-256 of the shard that holds a clip, as it was written."""
+        return self._sha256[str(self._columns["shard"][row])]
+
     def info(self, row: int) -> dict[str, Any]:
         """Return what was stored about a clip: id, labels, times_s of its frames, the size and rate of the video."""
         offset = int(self._columns["offset"][row])

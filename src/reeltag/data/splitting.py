@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reeltag.data.footage import FileFootage, Footage, PackedFootage
+from reeltag.data.footage import FileFootage, Footage
 from reeltag.data.split import split_manifest
 
 
@@ -18,7 +18,7 @@ def with_splits(footage: Footage) -> tuple[Footage, str | None]:
     split = split_manifest(manifest)
     counts = ", ".join(f"{name} {count}" for name, count in split.split_counts.items())
     note = f"the manifest has no split: made one by iterative stratification ({counts}); `reeltag data split` keeps it"
-    if isinstance(footage, PackedFootage):
-        footage.manifest = split
-        return footage, note
-    return FileFootage(split), note
+    if isinstance(footage, FileFootage):
+        return FileFootage(split), note
+    footage.manifest = split
+    return footage, note

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from reeltag.build import build_model, rows_of
+from reeltag.build import build_loss, build_model, check_input, rows_of
 from reeltag.data.footage import Footage
 from reeltag.engine.monitor import format_s
+from reeltag.engine.protocol import prepare_model
 from reeltag.hardware import resolve_device, resolve_precision
-from reeltag.losses import LOSSES
+from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
+from reeltag.models.training_loss import training_loss
 from reeltag.recipe import Recipe
 
 TIMED_STEPS = 3
@@ -31,9 +33,9 @@ def predict_cost(recipe: Recipe, footage: Footage | None, *, device: str = "auto
     target = resolve_device(device)
     num_labels = len(footage.manifest.label_names) if footage else 10
     model = build_model(recipe, num_labels).to(target)
-    data, batch = recipe.data, recipe.train.batch_size
-    shape = (batch, data.num_frames, 3, data.crop_px, data.crop_px)
-    clips = torch.randint(0, 256, shape, dtype=torch.uint8, device=target)
+    prepare_model(model, recipe.train)
+    batch = recipe.train.batch_size
+    clips = _drawn(recipe, model, footage).to(target)
     bf16 = resolve_precision(recipe.train.precision, device) == "bf16"
     facts: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -52,15 +54,27 @@ def predict_cost(recipe: Recipe, footage: Footage | None, *, device: str = "auto
     return facts
 
 
+def _drawn(recipe: Recipe, model: VideoModel, footage: Footage | None) -> torch.Tensor:
+    """Draw a batch of the size that training has: pixels, or features of the widths that the recipe or store gives."""
+    if footage is not None:
+        check_input(model, recipe, footage)
+    data, batch = recipe.data, recipe.train.batch_size
+    if model.input_kind == "features":
+        widths = recipe.model.options.get("feature_sizes") or MODELS.schema(recipe.model.name)["feature_sizes"].default
+        return torch.randn(batch, data.num_frames, sum(widths))
+    shape = (batch, data.num_frames, 3, data.crop_px, data.crop_px)
+    return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
 def _time_steps(recipe: Recipe, model: VideoModel, clips: torch.Tensor, num_labels: int, bf16: bool) -> float:
-    loss = LOSSES.bind(recipe.loss.name, **recipe.loss.options)
+    loss = build_loss(recipe, torch.ones(num_labels))
     targets = torch.zeros(len(clips), num_labels, device=clips.device)
     times = []
     for _ in range(1 + TIMED_STEPS):
         started = time.perf_counter()
         with torch.autocast(clips.device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = model(clips)
-        loss(logits.float(), targets).backward()
+        training_loss(model, logits.float(), targets, loss).backward()
         model.zero_grad(set_to_none=True)
         if clips.device.type == "cuda":
             torch.cuda.synchronize()

@@ -7,25 +7,32 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from accelerate.utils import gather_object
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from reeltag.build import Parts
 from reeltag.data.dataset import in_order, make_loader
 from reeltag.data.example_order import EpochOrder
+from reeltag.engine.averaging import Averaging
 from reeltag.engine.interrupt import Interrupt
 from reeltag.engine.monitor import Monitor
 from reeltag.engine.optim import build_optimizer, flatten_state, rate_factor, restore_state, set_rate
+from reeltag.engine.protocol import prepare_model
 from reeltag.engine.random_state import random_state, restore_random_state
+from reeltag.engine.renewal import NormRenewal
+from reeltag.engine.step import Stepper, Update
 from reeltag.errors import Diverged, StoreError, TooManyBadFiles
 from reeltag.hardware import default_workers, resolve_precision
 from reeltag.metrics import LOWER_IS_BETTER
 from reeltag.metrics.evaluate import evaluate_scores
-from reeltag.models.scoring import score_videos
+from reeltag.models.scoring import model_inputs, score_videos
+from reeltag.models.training_loss import training_loss
 from reeltag.store.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from reeltag.store.run import RunFolder
 
@@ -41,6 +48,9 @@ class Progress:
     seconds: float = 0.0
     best: float | None = None
     best_checkpoint: str | None = None
+    stale: int = 0  # validations since the best one
+    skipped_in_row: int = 0
+    stopped: bool = False
     bad_rows: list[int] = field(default_factory=list)
 
 
@@ -73,11 +83,29 @@ class Trainer:
             world=self.accelerator.num_processes,
             weights=parts.weights,
         )
-        self.total_steps = max(1, math.ceil(self.train.epochs * self.order.num_batches))
-        model = parts.model.to(self.device)
+        self.total_steps = max(1, math.ceil(round(self.train.epochs * self.order.num_batches, 6)))
+        processes = self.accelerator.num_processes
+        model = prepare_model(parts.model, self.train, processes=processes, device=self.device.type).to(self.device)
         self.model: nn.Module
         self.optimizer: Optimizer
         self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, self.train))
+        self.averaging = Averaging(self.train, self.order.num_batches)
+        self.stepper = Stepper(
+            model,
+            self.optimizer,
+            self.train,
+            self._loss,
+            backward=self.accelerator.backward,
+            clip=self.accelerator.clip_grad_norm_,
+            no_sync=lambda: self.accelerator.no_sync(self.model),
+            agree=self._in_any_process,
+        )
+        self.norms = NormRenewal(
+            self.averaging,
+            self._some_batches,
+            self._logits,
+            lambda values: self.accelerator.reduce(values, reduction="sum"),
+        )
         self.at = Progress()
 
     def fit(self, *, resume: bool = False) -> Progress:
@@ -86,7 +114,7 @@ class Trainer:
             self.resume()
         saved_at = time.monotonic()
         with self.monitor.watch(self.total_steps, self.at.step), Interrupt() as interrupt:
-            while self.at.step < self.total_steps:
+            while self.at.step < self.total_steps and not self.at.stopped:
                 for batch, waited_s in self._batches(interrupt):
                     self._step(batch, waited_s)
                     if self.at.step >= self.total_steps or interrupt.asked:
@@ -132,24 +160,48 @@ class Trainer:
             self.run.log(line)
 
     def _update(self, batch: dict[str, Any]) -> float:
-        """One optimiser step; returns the loss."""
-        video = batch["video"].to(self.device, non_blocking=True).flatten(0, 1)  # (B, T, C, H, W): one view a clip
-        with self._autocast():
-            logits = self.model(video)
+        """One optimiser step, and what follows it in the average of the weights; returns the loss."""
+        update = self.stepper(batch)
+        if update.skipped:
+            self._note_skipped(update, batch)
+            return math.nan
+        self.at.skipped_in_row = 0
+        self.averaging.after_step(self.accelerator.unwrap_model(self.model), self.at.step + 1)
+        return update.loss
+
+    def _loss(self, batch: dict[str, Any]) -> tuple[Tensor, float]:
+        """Return the loss of a batch or a part of one, to go backward from, and its value."""
+        logits = self._logits(batch)
         ignore = batch["ignore"].to(self.device) if bool(batch["ignore"].any()) else None
-        loss = self.parts.loss(logits.float(), batch["targets"].to(self.device), ignore=ignore)
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        model, targets = self.accelerator.unwrap_model(self.model), batch["targets"].to(self.device)
+        loss = training_loss(model, logits.float(), targets, self.parts.loss, ignore=ignore)
+        return loss, float(loss.detach())
+
+    def _logits(self, batch: dict[str, Any]) -> Tensor:
+        inputs = model_inputs(batch, self.device)  # one view a clip
+        with self._autocast():
+            return self.model(*inputs)
+
+    def _in_any_process(self, found: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return found
+        return bool(self.accelerator.gather(torch.tensor([found], device=self.device)).any())
+
+    def _note_skipped(self, update: Update, batch: dict[str, Any]) -> None:
+        """Log the videos of a step that was not made; stop when too many follow one another."""
+        self.at.skipped_in_row += 1
+        ids = self.parts.training.footage.manifest.video_ids
+        videos = gather_object([ids[row] for row in batch["rows"].tolist()])
+        step = self.at.step + 1
+        if self.accelerator.is_main_process:
+            self.run.log({"step": step, "skipped": update.skipped, "videos": videos})
+            shown = ", ".join(videos[:4]) + (", ..." if len(videos) > 4 else "")
+            self.monitor.note(f"step {step} left out: {update.skipped}; videos {shown}")
+        if self.at.skipped_in_row >= self.train.max_skipped:
             raise Diverged(
-                f"the loss became {value} at step {self.at.step + 1}; lower train.lr, set train.clip_norm=5, "
-                f"or resume {self.run.path} with a smaller rate"
+                f"{update.skipped} at step {step}, and {self.at.skipped_in_row} steps in a row were left out; "
+                f"lower train.lr, set train.clip_norm=5, or resume {self.run.path} with a smaller rate"
             )
-        self.accelerator.backward(loss)
-        if self.train.clip_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return value
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
@@ -158,17 +210,39 @@ class Trainer:
         return self.at.batch < self.order.num_batches
 
     def _end_of_epoch(self) -> None:
-        """Validate when it is time, move to the next epoch and save."""
+        """Validate when it is time, finish SWA, move to the next epoch and save."""
         finished = self.at.step >= self.total_steps
         if self.at.batch >= self.order.num_batches:
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         every = self.train.evaluate_every
-        due = finished or (every is not None and self.at.epoch % max(1, round(every)) == 0)
-        value = self.validate() if due and self.parts.val_rows else None
-        is_best = value is not None and self._is_better(value)
-        if is_best:
-            self.at.best, self.at.best_checkpoint = value, f"step_{self.at.step:08d}"
+        if finished or (every is not None and self.at.epoch % max(1, round(every)) == 0):
+            self._judge(keep=not (finished and self.averaging.to_finish))
+        if (finished or self.at.stopped) and self.train.swa is not None and self.averaging.to_finish:
+            self.norms.finish(self.accelerator.unwrap_model(self.model), self.train.swa.norm_batches)
+            self.monitor.note(f"averaged the weights at the end of {self.averaging.count} cycles")
+            self._judge()
         self.save()
+
+    def _judge(self, *, keep: bool = True) -> None:
+        """Validate; with `keep`, note what is best, and stop when nothing has been better for too long."""
+        if self.train.precise_norms:
+            self.norms.before_validation(self.accelerator.unwrap_model(self.model), self.train.precise_norms)
+        value = self.validate() if self.parts.val_rows else None
+        if value is None or not keep:
+            return
+        if self._is_better(value):
+            self.at.best, self.at.best_checkpoint, self.at.stale = value, f"step_{self.at.step:08d}", 0
+            return
+        self.at.stale += 1
+        if self.train.patience is not None and self.at.stale >= self.train.patience and not self.at.stopped:
+            self.at.stopped = True
+            self.monitor.note(f"stopped: {self.train.best_by} was not better in the last {self.at.stale} validations")
+
+    def _some_batches(self, count: int | None) -> Iterator[dict[str, Any]]:
+        """Yield the first training batches of the coming epoch, for the statistics of batch norms."""
+        self.order.set_position(self.at.epoch)
+        loader = make_loader(self.parts.training, self.order, workers=self.workers, seed=self.train.seed)
+        yield from (batch for batch in islice(loader, count) if len(batch["rows"]))
 
     def _is_better(self, value: float) -> bool:
         if math.isnan(value) or self.at.best is None:
@@ -181,15 +255,16 @@ class Trainer:
         rows = self.parts.val_rows[self.accelerator.process_index :: self.accelerator.num_processes]
         keys = in_order(rows, max(1, self.train.batch_size // self.parts.test.view.num_views))
         loader = make_loader(self.parts.test, keys, workers=self.workers)
-        found = list(
-            score_videos(
-                self.model,
-                self.monitor.over(loader, "validating"),
-                average=self.parts.recipe.test.average,
-                device=self.device,
-                autocast=self._autocast,
+        with self.averaging.for_evaluation(self.accelerator.unwrap_model(self.model)):
+            found = list(
+                score_videos(
+                    self.model,
+                    self.monitor.over(loader, "validating"),
+                    average=self.parts.recipe.test.average,
+                    device=self.device,
+                    autocast=self._autocast,
+                )
             )
-        )
         scored = [part for part in found if len(part.rows)]
         if not scored:
             raise TooManyBadFiles("no clip of the validation split could be read; run `reeltag data check MANIFEST`")
@@ -199,7 +274,9 @@ class Trainer:
         results = evaluate_scores(scores, test.targets[rows_seen], test.ignore[rows_seen])
         values = {name: value for name, value in results.values.items() if not math.isnan(value)}
         if self.accelerator.is_main_process:
-            self.run.log({"step": self.at.step, "epoch": self.at.step / self.order.num_batches, "val": values})
+            weights = {"weights": "average"} if self.averaging.in_use else {}
+            epoch = self.at.step / self.order.num_batches
+            self.run.log({"step": self.at.step, "epoch": epoch, "val": values, **weights})
             self.monitor.validated(self.at.step / self.order.num_batches, values)
         return values.get(self.train.best_by, math.nan)
 
@@ -228,9 +305,10 @@ class Trainer:
         path = save_checkpoint(
             self.run.checkpoints,
             self.at.step,
-            {"model": model.state_dict(), "optimizer": tensors, "rng": random_state()},
-            {**vars(self.at), "optimizer": rest, "recipe_hash": self.parts.recipe.hash,
-             "total_steps": self.total_steps, "label_names": self.parts.label_names},
+            {**self.averaging.checkpoint(model), "optimizer": tensors, "rng": random_state()},
+            {**vars(self.at), "optimizer": rest, "averaging": self.averaging.state,
+             "recipe_hash": self.parts.recipe.hash, "total_steps": self.total_steps,
+             "label_names": self.parts.label_names},
         )  # fmt: skip
         best = self.run.checkpoints / self.at.best_checkpoint if self.at.best_checkpoint else path
         prune_checkpoints(self.run.checkpoints, keep=3, also=best)
@@ -246,7 +324,7 @@ class Trainer:
             raise StoreError(f"{path} was trained with another recipe; resume without overrides, or start a new --out")
         if state["label_names"] != self.parts.label_names:
             raise StoreError(f"{path} has {len(state['label_names'])} labels, not those of this manifest; give its own")
-        self.accelerator.unwrap_model(self.model).load_state_dict(tensors["model"])
+        self.averaging.restore(self.accelerator.unwrap_model(self.model), tensors, state["averaging"])
         restore_state(self.optimizer, tensors["optimizer"], state["optimizer"])
         restore_random_state(tensors["rng"])
         self.at = Progress(**{name: state[name] for name in vars(Progress())})

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from reeltag.build import Parts, build_parts, check
-from reeltag.data.footage import Footage, open_footage
+from reeltag.build import Parts, build_parts, check, fit_to_footage
+from reeltag.data.feature_source import SOURCE_FILE, FeatureSource
+from reeltag.data.footage import FeatureFootage, Footage, open_footage
 from reeltag.data.splitting import with_splits
 from reeltag.engine.cost import predict_cost
+from reeltag.engine.find_lr import find_lr, write_curve
 from reeltag.engine.loop import Trainer
 from reeltag.engine.monitor import Monitor, format_s
 from reeltag.errors import RecipeError, StoreError
@@ -56,10 +58,12 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
     else:
         footage = _open(call.manifest, recipe, console)
         check(recipe)
+        recipe = fit_to_footage(recipe, footage)
         run = None
     parts = build_parts(recipe, footage)
     if run is None:
         run = RunFolder.create(out, recipe, parts.label_names, _facts(call, footage))
+    _keep_source(run, footage)
     _describe(parts, run, console)
     monitor = Monitor(console, tensorboard=run.path / "tensorboard")
     trainer = Trainer(parts, run, device=call.device, workers=call.workers, monitor=monitor)
@@ -90,13 +94,14 @@ def _reopen(call: TrainCall, out: Path) -> tuple[RunFolder, Recipe, Footage]:
         raise StoreError("--resume needs --out, the run folder to go on with")
     run = RunFolder.open(out)
     recipe = run.recipe
+    footage = _open(call.manifest or Path(run.facts["manifest"]), recipe, None)
     asked = load_recipe(call.recipe, call.overrides).replace(**{"train.seed": recipe.train.seed})
+    asked = fit_to_footage(asked, footage)
     if asked.hash != recipe.hash:
         raise StoreError(
             f"{out} was started with another recipe (its recipe.yaml); resume with the same one: "
             f"reeltag train {out / 'recipe.yaml'} --out {out} --resume"
         )
-    footage = _open(call.manifest or Path(run.facts["manifest"]), recipe, None)
     if list(footage.manifest.label_names) != run.label_names:
         raise StoreError(
             f"{out} was trained on other labels than those of the manifest; give the manifest it began with"
@@ -104,6 +109,20 @@ def _reopen(call: TrainCall, out: Path) -> tuple[RunFolder, Recipe, Footage]:
     if footage.manifest.hash != run.facts["manifest_hash"]:
         raise StoreError(f"the manifest has changed since {out} began; start a new --out, or give the old manifest")
     return run, recipe, footage
+
+
+def _keep_source(run: RunFolder, footage: Footage) -> None:
+    """Keep beside the run what made its features, which `reeltag tag` needs for a video; refuse others on resuming."""
+    if not isinstance(footage, FeatureFootage):
+        return
+    store = footage.store
+    if (run.path / SOURCE_FILE).exists():
+        names = (str(run.path), str(store.folder))
+        FeatureSource.read(run.path).require_equal(
+            store.source, names=names, cure="resume with the features it began with"
+        )
+    else:
+        store.source.copy_to(store.folder, run.path)
 
 
 def _facts(call: TrainCall, footage: Footage) -> dict[str, Any]:
@@ -134,4 +153,19 @@ def dry_run_recipe(call: TrainCall) -> dict[str, Any]:
     recipe = load_recipe(call.recipe, call.overrides)
     check(recipe)
     footage = _open(call.manifest, recipe, None) if call.manifest else None
+    if footage is not None:
+        recipe = fit_to_footage(recipe, footage)
     return {"recipe": recipe.to_yaml(), **predict_cost(recipe, footage, device=call.device)}
+
+
+def find_lr_recipe(call: TrainCall, console: Console | None = None) -> dict[str, Any]:
+    """Run the learning-rate range test, write `find_lr.json` and `find_lr.png`, and return the suggestion and paths.
+
+    They go into `--out`, or into `find_lr/<recipe>`; a run that is already there is left as it is.
+    """
+    recipe = load_recipe(call.recipe, call.overrides)
+    check(recipe)
+    parts = build_parts(recipe, _open(call.manifest, recipe, console))
+    curve = find_lr(parts, device=call.device, workers=call.workers)
+    out = call.out or Path("find_lr") / Path(call.recipe).with_suffix("").name
+    return write_curve(curve, out, recipe.train.lr)

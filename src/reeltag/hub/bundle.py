@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from reeltag.data.feature_source import SOURCE_FILE, FeatureSource
 from reeltag.errors import StoreError
+from reeltag.models.image2d import fit_input_channels
 from reeltag.models.interface import VideoModel
 from reeltag.recipe import Recipe
 from reeltag.store.atomic import sha256_of, write_atomic, write_json
@@ -32,6 +34,7 @@ class TrainedModel:
         thresholds: (L) scores from which a label counts as present.
         weights_hash: SHA-256 of the safetensors file.
         run: the run folder when it is one.
+        features: what makes the features that it was trained on, for a model on stored features.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class TrainedModel:
     thresholds: list[float]
     weights_hash: str
     run: RunFolder | None = None
+    features: FeatureSource | None = None
 
 
 def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
@@ -63,7 +67,9 @@ def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
     verify_checksums(weights)
     thresholds = _thresholds(folder, run.label_names)
     file = weights / "model.safetensors"
-    return TrainedModel(folder, run.recipe, run.label_names, read_tensors(file), thresholds, sha256_of(file), run)
+    return TrainedModel(
+        folder, run.recipe, run.label_names, read_tensors(file), thresholds, sha256_of(file), run, _source(folder)
+    )
 
 
 def _read_bundle(folder: Path) -> TrainedModel:
@@ -72,7 +78,12 @@ def _read_bundle(folder: Path) -> TrainedModel:
     labels: list[str] = json.loads((folder / "labels.json").read_text())
     file = folder / "model.safetensors"
     recipe = Recipe.model_validate(config["recipe"])
-    return TrainedModel(folder, recipe, labels, read_tensors(file), _thresholds(folder, labels), sha256_of(file))
+    thresholds, source = _thresholds(folder, labels), _source(folder)
+    return TrainedModel(folder, recipe, labels, read_tensors(file), thresholds, sha256_of(file), features=source)
+
+
+def _source(folder: Path) -> FeatureSource | None:
+    return FeatureSource.read(folder) if (folder / SOURCE_FILE).is_file() else None
 
 
 def _thresholds(folder: Path, label_names: list[str]) -> list[float]:
@@ -93,6 +104,8 @@ def write_bundle(trained: TrainedModel, out: Path) -> Path:
     write_json(out / "thresholds.json", dict(zip(trained.label_names, trained.thresholds, strict=True)))
     write_json(out / "config.json", {"format": "reeltag bundle 1", "recipe": trained.recipe.model_dump(mode="json")})
     write_atomic(out / "README.md", _card(trained).encode())
+    if trained.features is not None:
+        trained.features.copy_to(trained.path, out)
     write_checksums(out)
     return out
 
@@ -110,14 +123,17 @@ def _card(trained: TrainedModel) -> str:
 def load_weights(model: VideoModel, path: str) -> list[str]:
     """Load the weights of a run folder or bundle; a classifier of another size stays as drawn, and is named.
 
+    Where the model takes another number of channels, the first convolution is averaged over its own (TSN's way from RGB
+    to flow).
+
     Returns:
         The names of the tensors that were left as drawn.
 
     Raises:
         StoreError: other keys are missing, left over or of another shape.
     """
-    weights = read_trained(path).weights
     own = model.state_dict()
+    weights = fit_input_channels(read_trained(path).weights, own)
     fresh = [name for name, tensor in weights.items() if name in own and own[name].shape != tensor.shape]
     wrong = [name for name in fresh if "classifier." not in name]
     missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())

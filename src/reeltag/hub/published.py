@@ -17,6 +17,7 @@ from reeltag.hub.convert import SOURCES
 from reeltag.hub.convert.renaming import unwrap
 from reeltag.layers import LAYERS
 from reeltag.models import BACKBONES, MODELS
+from reeltag.models.image2d import fit_input_channels
 from reeltag.models.interface import VideoModel
 from reeltag.store.checkpoint import read_tensors
 
@@ -50,7 +51,8 @@ def from_published(
         source: where the weights come from; `reeltag list sources` shows the names.
         name: our model (`tsm_resnet50`), layer (`temporal_interlace`) or image backbone (`polynet`: its TSN).
         num_labels: L; another number than the checkpoint's replaces the classifier by a drawn one, and warns.
-        **options: the model's own, before those that the source and the keys determine.
+        **options: the model's own, before those that the source and the keys determine. With another `in_channels`
+            than the weights have, the first convolution is averaged over its channels, as TSN does for flow.
 
     Returns:
         The model in evaluation mode.
@@ -109,6 +111,7 @@ def _build(registry: Any, name: str, options: dict[str, Any]) -> Any:
 
 def _load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
     own = {key: value for key, value in module.state_dict().items() if not key.endswith(_COUNTER)}
+    weights = fit_input_channels(weights, own)
     missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     wrong = [
         f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"

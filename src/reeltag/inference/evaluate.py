@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from reeltag.build import build_datasets, rows_of
+from reeltag.build import build_datasets, check_input, rows_of
 from reeltag.data.dataset import in_order, make_loader
-from reeltag.data.footage import Footage
+from reeltag.data.footage import FeatureFootage, Footage
 from reeltag.errors import ReeltagError, StoreError, TooManyBadFiles
 from reeltag.hardware import default_workers
 from reeltag.inference.load import Loaded
@@ -81,6 +81,12 @@ def evaluate(
         raise StoreError(
             f"{trained.path} knows {len(trained.label_names)} labels ({_few(trained.label_names)}), the manifest "
             f"{len(manifest.label_names)} ({_few(list(manifest.label_names))}); evaluate with a manifest of its labels"
+        )
+    check_input(loaded.model, trained.recipe, footage)
+    if isinstance(footage, FeatureFootage) and trained.features is not None:
+        names = (str(trained.path), str(footage.store.folder))
+        footage.store.source.require_equal(
+            trained.features, names=names[::-1], cure="evaluate with features of the extractor it was trained on"
         )
     recipe = with_views(trained.recipe, views)
     rows = list(range(len(manifest))) if split == "all" else rows_of(manifest, split)

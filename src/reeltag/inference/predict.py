@@ -6,11 +6,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from reeltag.data.feature_source import SOURCE_FILE
+from reeltag.data.feature_view import FeatureTestView
+from reeltag.data.features import pad_features, rate_of
 from reeltag.data.views import TestView
-from reeltag.errors import MediaError
+from reeltag.errors import MediaError, StoreError
+from reeltag.inference.extractor import coded, find_extractor
 from reeltag.inference.load import Loaded, load_trained
-from reeltag.media import open_video
+from reeltag.media import Video, open_video
 from reeltag.models.scoring import score_batch
 from reeltag.schema import Tags
 
@@ -31,32 +36,63 @@ VIDEO_SUFFIXES = (
 )
 
 
+class VideoFeatures:
+    """Turns a video into what a model on stored features takes, by the extractor and the coding of its training."""
+
+    def __init__(self, loaded: Loaded, extractor: str | None) -> None:
+        trained = loaded.trained
+        if trained.features is None:
+            raise StoreError(f"{trained.path} does not say what made its features ({SOURCE_FILE} is missing)")
+        self.extractor = find_extractor(trained.features, extractor, device=str(loaded.device))
+        self.coding = trained.features.coding(trained.path)
+        self.view = FeatureTestView(trained.recipe.data, trained.recipe.test)
+
+    def batch(self, video: Video, name: str) -> dict[str, Tensor]:
+        """Return a batch of one video: `features` (1, V, T, D) as a store would give them back, and `mask`."""
+        features, times = self.extractor.of_video(video)
+        stored = self.coding.decode(coded(self.coding, features, name))
+        generator = torch.Generator().manual_seed(0)
+        views, _ = self.view.render(stored[self.view.choose(len(times), rate_of(times), generator)], generator)
+        padded, mask = pad_features([views])
+        return {"features": padded, "mask": mask}
+
+
 class Tagger:
     """Tags videos with a trained model; make one with `from_pretrained`.
 
+    A model on stored features is given the features that its extractor makes of the video.
+
     Args:
         loaded: the model with its recipe, labels and thresholds.
+        extractor: where the model that makes the features lies now; None looks where it lay.
     """
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, *, extractor: str | None = None) -> None:
         self.loaded = loaded
         recipe = loaded.trained.recipe
-        self.view = TestView(recipe.data, recipe.test)
+        self.features = None
+        if loaded.model.input_kind == "features":
+            self.features = VideoFeatures(loaded, extractor)
+        else:
+            self.view = TestView(recipe.data, recipe.test)
         self.label_names = loaded.trained.label_names
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str = "auto", checkpoint: str = "last") -> Tagger:
+    def from_pretrained(
+        cls, path: str | Path, *, device: str = "auto", checkpoint: str = "last", extractor: str | None = None
+    ) -> Tagger:
         """Load a run folder or a bundle.
 
         Args:
             path: the folder.
             device: a torch device, or `auto`.
             checkpoint: `last` or `best`, for a run folder.
+            extractor: for a model on stored features, where the model that makes them lies now.
 
         Raises:
-            StoreError: nothing there, or a file that is damaged or does not fit.
+            StoreError: nothing there, a file that is damaged or does not fit, or an extractor that is not at hand.
         """
-        return cls(load_trained(str(path), device=device, checkpoint=checkpoint))
+        return cls(load_trained(str(path), device=device, checkpoint=checkpoint), extractor=extractor)
 
     def __call__(self, video: str | Path) -> Tags:
         """Return the tags of one video.
@@ -64,15 +100,12 @@ class Tagger:
         Raises:
             MediaError: the file cannot be read; `.reason` says why.
         """
-        generator = torch.Generator().manual_seed(0)
         with open_video(video) as opened:
-            indices = self.view.choose(opened.num_frames, opened.fps, generator)
-            frames = opened.frames_at(indices)
+            batch = self.pixels(opened) if self.features is None else self.features.batch(opened, str(video))
             duration_s, damaged = opened.duration_s, opened.damaged
-        clips, _ = self.view.render(frames, generator)
-        batch = clips.unsqueeze(0).to(self.loaded.device)  # (1, V, T, C, H, W)
         with torch.inference_mode(), self.loaded.autocast():
-            scores, _ = score_batch(self.loaded.model, batch, self.loaded.trained.recipe.test.average)
+            average = self.loaded.trained.recipe.test.average
+            scores, _ = score_batch(self.loaded.model, batch, average, self.loaded.device)
         values = scores[0].tolist()
         order = sorted(range(len(values)), key=lambda label: -values[label])
         return Tags(
@@ -83,6 +116,13 @@ class Tagger:
             duration_s=duration_s,
             damaged=damaged,
         )
+
+    def pixels(self, video: Video) -> dict[str, Tensor]:
+        """Return a batch of the test views of one video: `video` uint8 (1, V, T, C, H, W)."""
+        generator = torch.Generator().manual_seed(0)
+        frames = video.frames_at(self.view.choose(video.num_frames, video.fps, generator))
+        clips, _ = self.view.render(frames, generator)
+        return {"video": clips.unsqueeze(0)}
 
     def many(self, videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
         """Yield the tags of each video, or the error of one that cannot be read; the others go on."""

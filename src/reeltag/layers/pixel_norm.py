@@ -18,13 +18,17 @@ class PixelNorm(nn.Module):
     Args:
         mean: per channel, in 0..1; the default is ImageNet's RGB.
         std: per channel, in 0..1.
+        reverse: turn the channels of pixels round, after the norm: for networks whose weights see BGR.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> None:
+    def __init__(
+        self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD, *, reverse: bool = False
+    ) -> None:
         super().__init__()
+        self.reverse = reverse
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"mean and std need one value a channel, std above 0; got {mean} and {std}")
         scale = 1 / (255 * torch.tensor(std, dtype=torch.float64))
@@ -36,10 +40,15 @@ class PixelNorm(nn.Module):
         """Normalise (..., C, H, W); C must be the number of channels of `mean`."""
         if x.shape[-3] != self.scale.shape[0]:
             raise ValueError(f"the clip has {x.shape[-3]} channels, the model takes {self.scale.shape[0]}")
-        return torch.addcmul(self.shift, x, self.scale) if x.dtype == torch.uint8 else x
+        if x.dtype != torch.uint8:
+            return x
+        normal = torch.addcmul(self.shift, x, self.scale)
+        return normal.flip(-3) if self.reverse else normal
 
 
-def pixel_norm_for(in_channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelNorm:
+def pixel_norm_for(
+    in_channels: int, mean: tuple[float, ...], std: tuple[float, ...], *, reverse: bool = False
+) -> PixelNorm:
     """Return the norm of a network's own statistics, or around mid-grey for other channel counts (flow, differences).
 
     Quantised flow has its zero at 128, so mid-grey is no motion; the deviation is the mean of `std`.
@@ -47,5 +56,5 @@ def pixel_norm_for(in_channels: int, mean: tuple[float, ...], std: tuple[float, 
     if in_channels < 1:
         raise ValueError(f"in_channels must be at least 1, got {in_channels}")
     if in_channels == len(mean):
-        return PixelNorm(mean, std)
+        return PixelNorm(mean, std, reverse=reverse)
     return PixelNorm((128 / 255,) * in_channels, (sum(std) / len(std),) * in_channels)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from reeltag.models import MODELS
+from reeltag.models.frame_network import outer_blocks
 from reeltag.models.image2d import ImageBackbone, build_backbone
 from reeltag.models.interface import VideoModel, clip_check
-from reeltag.models.tsn import residual_blocks
 
 Steps = Literal["mean", "last"]
 
@@ -55,7 +55,7 @@ class ConvNetLstm(VideoModel):
 
     def blocks(self) -> list[nn.Module]:
         """Return the backbone's residual blocks."""
-        return [block for _, block in residual_blocks(self.backbone.net)]
+        return [block for _, block in outer_blocks(self.backbone.net)]
 
     def forward_features(self, clip: Tensor) -> Tensor:
         """Return the LSTM's outputs (B, T, hidden) of a clip (B, T, C, H, W)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import timm
@@ -12,6 +14,17 @@ from reeltag.errors import UnknownName
 from reeltag.layers.pixel_norm import IMAGENET_MEAN, IMAGENET_STD, PixelNorm, pixel_norm_for
 from reeltag.models import BACKBONES
 from reeltag.registry import close_name
+
+# Short names for what the field means by them, as (timm's name, its options).
+ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet269": ("resnet50", {"layers": (3, 30, 48, 8)}),
+    "mobilenetv2": ("mobilenetv2_100", {}),
+    "resnext101": ("resnext101_32x4d", {}),
+    "se_resnet50": ("legacy_seresnet50", {}),
+    "se_resnet101": ("legacy_seresnet101", {}),
+    "se_resnet152": ("legacy_seresnet152", {}),
+    "senet154": ("legacy_senet154", {}),  # timm's own senet154 has another stem, whose published weights differ
+}
 
 
 class ImageBackbone(nn.Module):
@@ -47,30 +60,68 @@ def build_backbone(name: str, *, in_channels: int = 3, pretrained: bool = False,
     """Build a 2D backbone by name: one of `BACKBONES`, else any image model of timm.
 
     Args:
-        name: for example `resnet50`, `vit_small_patch16_224`, `mini`.
+        name: for example `resnet50`, `vit_small_patch16_224`, `mini`, or one of `ALIASES`.
         in_channels: channels of a frame, 3 for RGB; other counts average the RGB kernels of pretrained weights.
         pretrained: load timm's published weights (needs a network or timm's cache).
         **options: passed to the builder (for timm, for example `drop_path_rate`).
 
     Raises:
         UnknownName: neither we nor timm have it; the message names the nearest.
+        ValueError: pretrained weights of a network that has none to fetch.
     """
     if name in BACKBONES:
+        if pretrained:
+            raise ValueError(f"{name} has no weights to fetch; load a published file with from_published instead")
         backbone: ImageBackbone = BACKBONES.build(name, in_channels=in_channels, **options)
         return backbone
-    if not timm.is_model(name):
-        names = [*BACKBONES, *timm.list_models()]
+    timm_name, shape = ALIASES.get(name, (name, {}))
+    if not timm.is_model(timm_name):
+        names = [*BACKBONES, *ALIASES, *timm.list_models()]
         raise UnknownName(
             f"No backbone is called {name!r}. {close_name(name, names)}Any image model of timm will do: "
             "`reeltag list backbones '*resnet*'` shows them."
         )
-    net: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options)
+    if pretrained and shape:
+        raise ValueError(f"{name} has no published image weights; build it without pretrained")
+    net = _timm_net(timm_name, in_channels, pretrained, {**shape, **options})
     config = net.pretrained_cfg
     mean, std = tuple(config.get("mean", IMAGENET_MEAN)), tuple(config.get("std", IMAGENET_STD))
     width = getattr(net, "head_hidden_size", None) or net.num_features
     return ImageBackbone(net, int(width), pixel_norm_for(in_channels, mean, std))
 
 
+def _timm_net(name: str, in_channels: int, pretrained: bool, options: dict[str, Any]) -> Any:
+    if not pretrained or in_channels == 3:
+        return timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options)
+    # timm would repeat the RGB kernels and scale them; TSN averages them.
+    rgb: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, **options)
+    net: nn.Module = timm.create_model(name, in_chans=in_channels, num_classes=0, **options)
+    net.load_state_dict(fit_input_channels(rgb.state_dict(), net.state_dict()))
+    return net
+
+
+def fit_input_channels(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights whose first convolution takes as many channels as `own` does.
+
+    Paper: Wang et al. Temporal Segment Networks. ECCV 2016, arXiv:1608.00859, section 3.2 (cross-modality
+    pre-training): the kernels are averaged over the input channels, and every new channel gets that mean.
+
+    Args:
+        weights: of a network that differs from `own` by its input channels at most.
+        own: the state dict to fit; only its shapes are read.
+    """
+    fitted = dict(weights)
+    for key, tensor in own.items():
+        given = fitted.get(key)
+        if given is None or given.ndim < 4 or given.shape == tensor.shape:
+            continue
+        if (given.shape[0], *given.shape[2:]) == (tensor.shape[0], *tensor.shape[2:]):
+            fitted[key] = given.mean(1, keepdim=True).expand(tensor.shape).contiguous()
+        break  # the first convolution alone; another mismatch is an error for whoever loads
+    return fitted
+
+
 def list_backbones(pattern: str = "*") -> list[str]:
     """Return our own backbones and timm's image models that match a shell pattern."""
-    return [*BACKBONES.matching(pattern), *timm.list_models(pattern)]
+    short = [name for name in ALIASES if fnmatchcase(name, pattern)]
+    return [*BACKBONES.matching(pattern), *short, *(n for n in timm.list_models(pattern) if n not in short)]

@@ -134,7 +134,8 @@ class VideoModel(nn.Module, ABC):
             *inputs: what `forward` takes; the values do not matter, and tensors on the meta device will do. Without
                 any, those of `example_input`.
         """
-        twin = copy.deepcopy(self).to("meta").eval()
+        # Without gradients, since torch's counter fails on a parameter that is itself the input of a layer.
+        twin = copy.deepcopy(self).to("meta").eval().requires_grad_(False)
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
             twin(*map(_shapes_alone, inputs or self.example_input()))

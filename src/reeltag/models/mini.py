@@ -40,10 +40,12 @@ class MiniNet(nn.Module):
     Args:
         widths: output width of each block.
         in_channels: channels of a frame.
+        grid: side of the grid of cells that a frame is pooled to.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (32, 64, 128), in_channels: int = 3) -> None:
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128), in_channels: int = 3, grid: int = 1) -> None:
         super().__init__()
+        self.grid = grid
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, widths[0], 5, 2, 2, bias=False),
             nn.BatchNorm2d(widths[0]),
@@ -65,12 +67,26 @@ class MiniNet(nn.Module):
         return features
 
     def forward_head(self, features: Tensor, pre_logits: bool = True) -> Tensor:
-        """Return the spatial maximum (N, D)."""
-        return torch.amax(features, dim=(2, 3))
+        """Return the spatial maximum (N, D), or the maxima (N, D * grid * grid) of the cells."""
+        if self.grid == 1:
+            return torch.amax(features, dim=(2, 3))
+        return F.adaptive_max_pool2d(features, self.grid).flatten(1)
 
 
 @BACKBONES.register("mini")
-def mini(*, in_channels: int = 3, widths: tuple[int, ...] = (32, 64, 128)) -> ImageBackbone:
-    """Build the backbone of the demo recipes, for pictures of about 64 px."""
+def mini(*, in_channels: int = 3, widths: tuple[int, ...] = (32, 64, 128), grid: int = 1) -> ImageBackbone:
+    """Build the backbone of the demo recipes, for pictures of about 64 px.
+
+    Args:
+        in_channels: channels of a frame.
+        widths: output width of each block.
+        grid: pool a frame to grid x grid cells. With 1 cell nothing says where in the picture something is, and
+            a model that compares frames after pooling, such as TRN, sees no motion.
+
+    Raises:
+        ValueError: `grid` is below 1.
+    """
+    if grid < 1:
+        raise ValueError(f"grid is the side of a grid of cells and must be at least 1, got {grid}")
     norm = PixelNorm((0.5,) * in_channels, (0.25,) * in_channels)
-    return ImageBackbone(MiniNet(tuple(widths), in_channels), widths[-1], norm)
+    return ImageBackbone(MiniNet(tuple(widths), in_channels, grid), widths[-1] * grid**2, norm)

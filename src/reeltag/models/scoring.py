@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,9 +37,26 @@ def average_views(logits: Tensor, average: Average) -> Tensor:
     return logits.sigmoid().mean(1)
 
 
-def score_batch(model: nn.Module, video: Tensor, average: Average) -> tuple[Tensor, Tensor]:
-    """Return (B, L) averaged and (B, V, L) single probabilities of videos uint8 (B, V, T, C, H, W)."""
-    logits = model(video.flatten(0, 1)).float().unflatten(0, video.shape[:2])  # (B, V, L)
+def model_inputs(batch: Mapping[str, Any], device: torch.device | str = "cpu") -> tuple[Tensor | None, ...]:
+    """Return what `forward` takes for all views of a batch, on a device.
+
+    Returns:
+        (clips,) with clips uint8 (B*V, T, C, H, W); or (features, mask) with features (B*V, T, D) and mask bool
+        (B*V, T), None when no frame is padding.
+    """
+    if "video" in batch:
+        return (batch["video"].to(device, non_blocking=True).flatten(0, 1),)
+    features = batch["features"].to(device, non_blocking=True).flatten(0, 1)
+    whole = bool(batch["mask"].all())
+    return features, None if whole else batch["mask"].to(device, non_blocking=True).flatten(0, 1)
+
+
+def score_batch(
+    model: nn.Module, batch: Mapping[str, Any], average: Average, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Return (B, L) averaged and (B, V, L) single probabilities of the videos of a batch; see `schema.Batch`."""
+    shape = (batch["video"] if "video" in batch else batch["features"]).shape[:2]  # (B, V)
+    logits = model(*model_inputs(batch, device)).float().unflatten(0, shape)  # (B, V, L)
     return average_views(logits, average), logits.sigmoid()
 
 
@@ -60,7 +77,7 @@ def score_videos(
                 yield VideoScores(batch["rows"], torch.empty(0, 0), torch.empty(0, 0, 0), batch["bad"])
                 continue
             with torch.inference_mode(), autocast():
-                scores, views = score_batch(model, batch["video"].to(device, non_blocking=True), average)
+                scores, views = score_batch(model, batch, average, device)
             yield VideoScores(batch["rows"], scores.cpu(), views.cpu(), batch["bad"])
     finally:
         model.train(was_training)

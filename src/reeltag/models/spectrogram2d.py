@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from reeltag.layers.spec_augment import SpecAugment
 from reeltag.layers.spectrogram import LogMel, Mfcc, preset
 from reeltag.models import MODELS
+from reeltag.models.frame_network import outer_blocks
 from reeltag.models.image2d import ImageBackbone, build_backbone
 from reeltag.models.sound import SoundModel, waveform_check
-from reeltag.models.tsn import residual_blocks
 
 
 class SpectrogramNet(SoundModel):
@@ -59,7 +59,7 @@ class SpectrogramNet(SoundModel):
 
     def blocks(self) -> Iterable[nn.Module]:
         """Return the backbone's residual blocks."""
-        return [block for _, block in residual_blocks(self.backbone.net)]
+        return [block for _, block in outer_blocks(self.backbone.net)]
 
     def forward_features(self, waveform: Tensor) -> Tensor:
         """Return the map (B, D, h, w) of waveforms (B, N); height is frequency, width is time."""

@@ -8,27 +8,26 @@ from torch import Tensor, nn
 
 from reeltag.layers.temporal_shift import ClipLength, TemporalShift
 from reeltag.models import MODELS
+from reeltag.models.frame_network import FrameNetwork, branch_entries, outer_blocks, position
 from reeltag.models.image2d import ImageBackbone, build_backbone
-from reeltag.models.interface import VideoModel, clip_check
+from reeltag.models.interface import VideoModel
 
 Consensus = Literal["logits", "softmax"]
-# The first layer of a residual branch, by the names that timm's block classes give it.
-_BRANCH_ENTRIES = ("conv1", "conv_pw", "conv_dw", "norm1")
-_BLOCK_WORDS = ("Block", "Bottleneck", "Residual", "DepthwiseSeparable")
+Place = Literal["residual", "block"]
+# The published code thins out the shifts of networks whose third stage is at least this deep (ResNet-101).
+DEEP_STAGE = 23
 
 
-class TemporalSegmentNetwork(VideoModel):
+class TemporalSegmentNetwork(FrameNetwork):
     """A 2D backbone on T frames, then dropout, a linear layer and the mean over frames.
 
-    Papers: Wang et al. Temporal Segment Networks. ECCV 2016, arXiv:1608.00859, section 3.1 (average consensus);
-    Lin, Gan, Han. TSM. ICCV 2019, arXiv:1811.08383 (`shift`).
+    Paper: Wang et al. Temporal Segment Networks. ECCV 2016, arXiv:1608.00859, section 3.1 (average consensus).
 
     Args:
         backbone: the frame network.
         num_labels: L.
         dropout: probability on the pooled features, in [0, 1).
         consensus: mean of `logits`, or log of the mean of `softmax` (Qiniu 2018); both (B, L).
-        shift: share of channels moved each way before every residual branch; 0 is TSN.
         head_std: the classifier's weights are drawn normal with this deviation. 0.001 is TSN's published code, made for
             pretrained backbones; from drawn weights 0.01 learns much faster.
     """
@@ -40,37 +39,21 @@ class TemporalSegmentNetwork(VideoModel):
         *,
         dropout: float = 0.5,
         consensus: Consensus = "logits",
-        shift: float = 0.0,
         head_std: float = 0.001,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a probability in [0, 1), got {dropout}")
         if consensus not in ("logits", "softmax"):
             raise ValueError(f"consensus must be 'logits' or 'softmax', got {consensus!r}")
-        self.backbone = backbone
-        self.num_features = backbone.num_features
         self.consensus = consensus
-        self.clip = ClipLength()
-        self.num_shifts = insert_temporal_shift(backbone.net, self.clip, shift) if shift else 0
         self.dropout = nn.Dropout(dropout)
         self.head_std = head_std
         self.reset_classifier(num_labels)
 
-    def forward_features(self, clip: Tensor) -> Tensor:
-        """Return the map (B, T, D, h, w) of a clip (B, T, C, H, W); tokens (B, T, P, D) for transformers."""
-        clip_check(clip)
-        self.clip.num_frames = clip.shape[1]
-        features = self.backbone.forward_features(clip.flatten(0, 1))
-        return features.unflatten(0, clip.shape[:2])  # (B, T, D, h, w)
-
-    def blocks(self) -> list[nn.Module]:
-        """Return the backbone's residual blocks."""
-        return [block for _, block in residual_blocks(self.backbone.net)]
-
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return (B, L) logits, or the mean (B, D) of the frames' pooled features with `pre_logits`."""
-        frames = self.backbone.pool(features.flatten(0, 1)).unflatten(0, features.shape[:2])  # (B, T, D)
+        frames = self.pool_frames(features)  # (B, T, D)
         if pre_logits:
             return frames.mean(1)
         logits = self.classifier(self.dropout(frames))  # (B, T, L)
@@ -79,42 +62,50 @@ class TemporalSegmentNetwork(VideoModel):
         return logits.mean(1)
 
 
-def residual_blocks(net: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return (path, module) of the residual blocks of a 2D network, found by the names of their classes in timm."""
-    return [(p, m) for p, m in net.named_modules() if any(word in type(m).__name__ for word in _BLOCK_WORDS)]
+def insert_temporal_shift(
+    net: nn.Module, clip: ClipLength, fraction: float, *, place: Place = "residual", shift_every: int | None = None
+) -> int:
+    """Shift the input of the residual branches of a 2D network, or of whole blocks.
 
+    Paper: TSM, arXiv:1811.08383, section 4.1: in front of a branch (`residual`) the shortcut sees the unshifted input;
+    in front of the block it does not.
 
-def insert_temporal_shift(net: nn.Module, clip: ClipLength, fraction: float) -> int:
-    """Shift the input of every residual branch of a 2D network; the shortcut sees the unshifted input.
-
-    Networks whose third stage has 23 blocks or more shift every second block of every stage, as the published code does
-    for ResNet-101 and deeper.
+    Args:
+        net: the network, changed in place.
+        clip: where the frames per clip stand.
+        fraction: share of channels moved each way, in (0, 1/2].
+        place: `residual` or `block`.
+        shift_every: shift every n-th block of each stage, from the first on. None is the published rule: with
+            `residual`, every second one if the third stage has 23 blocks or more; else every one.
 
     Returns:
-        The number of shifted branches.
+        The number of shifts.
 
     Raises:
-        ValueError: the network has no residual block that we know how to enter.
+        ValueError: the network has no residual block that we know how to enter, or an argument is out of range.
     """
-    entries = []
-    for path, block in residual_blocks(net):
-        name = next((entry for entry in _BRANCH_ENTRIES if isinstance(getattr(block, entry, None), nn.Module)), None)
-        if name:
-            entries.append((path, block, name))
-    if not entries:
-        raise ValueError(
-            f"temporal shift finds no residual block in {type(net).__name__}; take a residual backbone such as resnet50"
-        )
-    third = sum(path.startswith("layer3.") for path, _, _ in entries)
-    every = 2 if third >= 23 else 1
-    shifted = 0
-    for path, block, name in entries:
-        position = path.rsplit(".", 1)[-1]
-        if position.isdigit() and int(position) % every:
-            continue
-        setattr(block, name, TemporalShift(getattr(block, name), clip, fraction))
-        shifted += 1
-    return shifted
+    if place not in ("residual", "block"):
+        raise ValueError(f"place must be 'residual' or 'block', got {place!r}")
+    if shift_every is not None and shift_every < 1:
+        raise ValueError(f"shift_every counts blocks and must be at least 1, got {shift_every}")
+    if place == "block":
+        blocks = [(path, block) for path, block in outer_blocks(net) if position(path) % (shift_every or 1) == 0]
+        if not blocks:
+            raise ValueError(
+                f"temporal shift finds no blocks in {type(net).__name__}; take a backbone such as resnet50"
+            )
+        for path, block in blocks:
+            parent, _, name = path.rpartition(".")
+            setattr(net.get_submodule(parent), name, TemporalShift(block, clip, fraction))
+        return len(blocks)
+    entries = branch_entries(net, "temporal shift")
+    if shift_every is None:
+        third = len({entry.path for entry in entries if entry.path.startswith("layer3.")})
+        shift_every = 2 if third >= DEEP_STAGE else 1
+    chosen = [entry for entry in entries if position(entry.path) % shift_every == 0]
+    for entry in chosen:
+        setattr(entry.block, entry.name, TemporalShift(entry.layer, clip, fraction))
+    return len(chosen)
 
 
 @MODELS.register_family("tsn_", key="backbone")
@@ -142,13 +133,21 @@ def tsm(
     dropout: float = 0.5,
     consensus: Consensus = "logits",
     fraction: float = 1 / 8,
+    place: Place = "residual",
+    shift_every: int | None = None,
     head_std: float = 0.001,
     in_channels: int = 3,
     pretrained: bool = False,
     backbone_options: dict[str, Any] | None = None,
 ) -> VideoModel:
-    """Build TSM on any residual 2D backbone by name (arXiv:1811.08383, residual shift)."""
+    """Build TSM on any residual 2D backbone by name: TSN whose blocks see their neighbouring frames (arXiv:1811.08383).
+
+    Args:
+        fraction: share of channels moved each way.
+        place: in front of each residual branch, or of each `block`.
+        shift_every: see `insert_temporal_shift`; 1 is X-Temporal's rule for deep networks, None the authors'.
+    """
     net = build_backbone(backbone, in_channels=in_channels, pretrained=pretrained, **(backbone_options or {}))
-    return TemporalSegmentNetwork(
-        net, num_labels, dropout=dropout, consensus=consensus, shift=fraction, head_std=head_std
-    )
+    model = TemporalSegmentNetwork(net, num_labels, dropout=dropout, consensus=consensus, head_std=head_std)
+    insert_temporal_shift(net.net, model.clip, fraction, place=place, shift_every=shift_every)
+    return model

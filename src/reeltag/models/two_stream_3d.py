@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from reeltag.models import MODELS
+from reeltag.models.frame_network import outer_blocks
 from reeltag.models.image2d import ImageBackbone, build_backbone
 from reeltag.models.interface import VideoModel, clip_check
-from reeltag.models.tsn import residual_blocks
 from reeltag.schema import InputKind
 
 
@@ -48,7 +48,7 @@ class FusedTwoStream(VideoModel):
 
     def blocks(self) -> Iterable[nn.Module]:
         """Return the residual blocks of both image networks."""
-        return [block for net in (self.rgb.net, self.flow.net) for _, block in residual_blocks(net)]
+        return [block for net in (self.rgb.net, self.flow.net) for _, block in outer_blocks(net)]
 
     def example_input(self, batch_size: int = 1) -> tuple[Any, ...]:
         """Return one dictionary of drawn clips, by modality."""

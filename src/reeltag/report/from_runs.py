@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from reeltag.data.footage import Footage, open_footage
+from reeltag.data.footage import FileFootage, Footage, open_footage
 from reeltag.errors import MediaError, ReeltagError
 from reeltag.report.page import write_report
 from reeltag.report.summary import read_run
@@ -39,7 +39,8 @@ class _Pictures:
     """A few frames of a video by its id; None where it cannot be read."""
 
     def __init__(self, footage: Footage) -> None:
-        self.footage = footage
+        # Features have no pictures; their manifest still names the videos.
+        self.footage = FileFootage(footage.manifest) if footage.input_kind == "features" else footage
         self.rows = {video_id: row for row, video_id in enumerate(footage.manifest.video_ids)}
 
     def __call__(self, video_id: str) -> NDArray[np.uint8] | None:

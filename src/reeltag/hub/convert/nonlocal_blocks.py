@@ -56,6 +56,16 @@ def nonlocal_options(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return options
 
 
+def is_block(name: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether one block is asked for, not a network."""
+    return name == "nonlocal_block"
+
+
+def scaled_block(name: str, tensors: Mapping[str, Tensor]) -> Converted:
+    """Convert one block of PyTorchVideo or PySlowFast: dot products are scaled where there is a softmax."""
+    return Converted(nonlocal_weights(tensors), {**nonlocal_options(tensors), "scale": True})
+
+
 @SOURCES.register("nonlocal")
 def nonlocal_block(name: str, tensors: Mapping[str, Tensor]) -> Converted:
     """Convert one block of AlexHex7/Non-local_pytorch: no scale, pool after the projection."""

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from reeltag.errors import StoreError
 from reeltag.hub.convert import SOURCES, Converted, Source
+from reeltag.hub.convert.residual3d import torchvision_resnet
 from reeltag.hub.convert.torchvision_adapters import is_adapter, torchvision_adapter
 
 # What a checkpoint looks like, and what converts it; the first that holds is taken.
 FAMILIES: list[tuple[Callable[[str, Mapping[str, Tensor]], bool], Source]] = [
     (is_adapter, torchvision_adapter),
+    (lambda name, tensors: "stem.0.weight" in tensors and "layer1.0.conv1.1.weight" in tensors, torchvision_resnet),
 ]
 
 

@@ -1,0 +1,103 @@
+"""What averaging weights adds: SWA against the checkpoints at the end of each of its own cycles, on MiniMoments."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from reeltag.bench import BENCHES
+from reeltag.bench.training import packed
+from reeltag.data.minimoments import write_minimoments
+from reeltag.engine.run_recipe import TrainCall, train_recipe
+from reeltag.store.atomic import write_json
+from reeltag.store.run import RunFolder
+
+METRIC = "map_macro"
+
+
+@BENCHES.register("swa")
+def swa(
+    out: str = "runs/swa",
+    train: int = 800,
+    val: int = 400,
+    seeds: int = 5,
+    first_seed: int = 0,
+    data_seed: int = 0,
+    recipe: str = "demo/tsm_mini",
+    epochs: int = 18,
+    from_epoch: int = 12,
+    lr_high: float = 0.5,
+    lr_low: float = 0.02,
+) -> dict[str, Any]:
+    """Train a recipe with SWA over seeds and compare macro AP of the average with that of every cycle's end.
+
+    A cycle is one epoch; its end, where the rate is lowest, is scored as it is, with its own batch norms. All numbers
+    are of the validation split, the best cycle's end is chosen on it, and the average is not: what chance there is in
+    the comparison favours the checkpoints.
+
+    Args:
+        out: where the clips, shards and runs go.
+        train: training clips; `val`: clips that are scored.
+        seeds: runs, from `first_seed` on.
+        first_seed: the first seed; with a second machine or core, another call does the others.
+        data_seed: of the generated clips.
+        recipe: what to train.
+        epochs: of a run; `from_epoch`: where the cycles begin.
+        lr_high: rate at the begin of a cycle, `lr_low` at its end, as shares of the recipe's.
+    """
+    console, folder = Console(stderr=True, highlight=False), Path(out)
+    manifest = folder / "data" / "manifest.csv"
+    if not manifest.exists():
+        write_minimoments(folder / "data", train, val, 0, seed=data_seed)
+    shards, _ = packed(manifest, folder / "packed", store="raw", short_side_px=72)
+    overrides = (
+        f"train.epochs={epochs}",
+        "train.evaluate_every=1",
+        f"train.swa={{from_epoch: {from_epoch}, cycle_epochs: 1, lr_high: {lr_high}, lr_low: {lr_low}}}",
+    )
+    runs = []
+    for seed in range(first_seed, first_seed + seeds):
+        path = folder / f"seed{seed}"
+        started = time.monotonic()
+        call = TrainCall(recipe, overrides, shards, folder, resume=(path / "recipe.yaml").exists())
+        train_recipe(call, seed, console, many=True)
+        runs.append({"seed": seed, **compare(path, from_epoch), "minutes": round((time.monotonic() - started) / 60, 2)})
+    result: dict[str, Any] = {
+        "recipe": recipe,
+        "train_clips": train,
+        "val_clips": val,
+        "epochs": epochs,
+        "cycles": epochs - from_epoch,
+        "lr_shares": [lr_high, lr_low],
+        "metric": METRIC,
+        "runs": runs,
+        "average_beats_every_cycle_end": f"{sum(run['average'] > run['best_end'] for run in runs)} of {len(runs)}",
+    }
+    for name in ("average", "best_end", "mean_end", "last_end"):
+        result[f"mean_{name}"] = round(float(np.mean([run[name] for run in runs])), 4)
+    write_json(folder / "swa.json", result)
+    console.print_json(data=result)
+    return result
+
+
+def compare(run: Path, from_epoch: float) -> dict[str, Any]:
+    """Return the metric of the averaged weights of a run, and those of its cycles' ends.
+
+    Args:
+        run: a finished run folder with SWA, validated at the end of each cycle.
+        from_epoch: where its cycles begin.
+    """
+    lines = [line for line in RunFolder.open(run).metric_lines() if "val" in line]
+    ends = [line["val"][METRIC] for line in lines if line["epoch"] > from_epoch and "weights" not in line]
+    average = next(line["val"][METRIC] for line in reversed(lines) if line.get("weights") == "average")
+    return {
+        "average": round(average, 4),
+        "best_end": round(max(ends), 4),
+        "mean_end": round(float(np.mean(ends)), 4),
+        "last_end": round(ends[-1], 4),
+        "ends": [round(value, 4) for value in ends],
+    }
