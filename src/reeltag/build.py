@@ -143,7 +143,7 @@ def create_model(
 
 
 def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
-    """Build the recipe's model with weights drawn from `train.seed`, 2D kernels in channels_last order."""
+    """Build the recipe's model with weights drawn from `train.seed`, kernels in channels_last order."""
     torch.manual_seed(recipe.train.seed)
     section = recipe.model
     model = create_model(

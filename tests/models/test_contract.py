@@ -28,6 +28,7 @@ OPTIONS = {
     "convnet_lstm": {"backbone": "mini"},
     "two_stream_3d_fused": {"backbone": "mini"},
     **{name: _frames(name) for name in MODELS if name.startswith("frames_")},
+    **{name: {**_frames(name), "backbone": "tsm_mini"} for name in MODELS if name.startswith("nlg_")},
 }
 # One member of each family; these run in every test run.
 PLAIN = list(MODELS)

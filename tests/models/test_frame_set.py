@@ -18,7 +18,7 @@ from reeltag.models import MODELS, list_models
 from reeltag.models.training_loss import training_loss
 
 RECORDS = Path(__file__).parents[1] / "parity" / "records"
-NAMES = list_models("frames_*")
+NAMES = [name for name in list_models("frames_*") if "_nlg_" not in name]  # those are in test_nlg.py
 SMALL = {"num_clusters": [4, 2], "groups": [4, 2], "num_heads": 4, "num_kernels": 6, "fc": 12, "num_layers": 2}
 SNIPPETS = ("conv", "late", "slow", "local", "time_conv")
 LENGTHS = torch.tensor([12, 5, 1])
