@@ -18,6 +18,8 @@ from reeltag.engine.protocol import prepare_model
 from reeltag.engine.step import Batch, Stepper
 from reeltag.errors import Diverged
 from reeltag.hardware import default_workers, resolve_device, resolve_precision
+from reeltag.models.scoring import model_inputs
+from reeltag.models.training_loss import training_loss
 from reeltag.store.atomic import atomic_path, write_json
 
 _MEMORY = 0.9  # of the running mean of the loss
@@ -77,9 +79,9 @@ def find_lr(
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, float]:
         with torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
-            logits = model(batch["video"].to(target).flatten(0, 1))
+            logits = model(*model_inputs(batch, target))
         ignore = batch["ignore"].to(target) if bool(batch["ignore"].any()) else None
-        loss = parts.loss(logits.float(), batch["targets"].to(target), ignore=ignore)
+        loss = training_loss(model, logits.float(), batch["targets"].to(target), parts.loss, ignore=ignore)
         return loss, float(loss.detach())
 
     step = Stepper(model, optimizer, train, loss_of)
