@@ -14,13 +14,12 @@ from reeltag.data.example_weights import class_balanced_weights, repeat_factors
 from reeltag.data.feature_view import FeatureTestView, FeatureTrainingView
 from reeltag.data.footage import FeatureFootage, Footage
 from reeltag.data.manifest import Manifest
-from reeltag.data.mixing import MixedClips
+from reeltag.data.mixing import MIXES_FEATURES, MixedClips
 from reeltag.data.views import TestView, TrainingView
 from reeltag.data.vocab import vocabulary
 from reeltag.errors import ManifestError, RecipeError
 from reeltag.losses import LOSSES, NOT_IN_RECIPES, SOFT_TARGETS
 from reeltag.losses.label_weights import label_weights
-from reeltag.losses.thresholds import WithThresholds
 from reeltag.metrics import METRICS
 from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
@@ -92,7 +91,7 @@ def _weight_option(loss: LossSection) -> str:
 
 
 def build_loss(recipe: Recipe, counts: Tensor) -> Loss:
-    """Return the recipe's loss with its label weights, and with that of the thresholds where they are learned.
+    """Return the recipe's loss with its label weights.
 
     Args:
         recipe: the recipe.
@@ -104,8 +103,7 @@ def build_loss(recipe: Recipe, counts: Tensor) -> Loss:
         power = 0.5 if "root" in section.label_weights else 1.0
         inverse = section.label_weights.startswith("inverse")
         options[_weight_option(section)] = label_weights(counts, power=power, inverse=inverse)
-    loss = LOSSES.bind(section.name, **options)
-    return loss if section.thresholds == "none" else WithThresholds(loss, section.threshold_weight)
+    return LOSSES.bind(section.name, **options)
 
 
 def create_model(
@@ -154,7 +152,7 @@ def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
         **section.options,
     )
     if recipe.loss.thresholds != "none":
-        model = ThresholdedModel(model, recipe.loss.thresholds)
+        model = ThresholdedModel(model, recipe.loss.thresholds, recipe.loss.threshold_weight)
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():  # `model.to(memory_format=...)` takes kernels of one kind alone
         if parameter.ndim in formats:
@@ -262,8 +260,18 @@ def build_parts(recipe: Recipe, footage: Footage, *, train_split: str = "train",
     weights = draw_weights(recipe, targets, names)
     training: TrainingClips = clips
     if recipe.data.mix is not None or recipe.data.smoothing:
+        check_mix(recipe, footage)
         training = MixedClips(clips, train_rows, recipe.data.mix, recipe.data.smoothing)
     return Parts(recipe, names, model, loss, training, test, train_rows, val_rows, weights)
+
+
+def check_mix(recipe: Recipe, footage: Footage) -> None:
+    """Raise RecipeError for a mixture of pictures when the footage holds features."""
+    if recipe.data.mix is not None and footage.input_kind == "features" and recipe.data.mix.name not in MIXES_FEATURES:
+        raise RecipeError(
+            f"data.mix {recipe.data.mix.name} needs pixels, and this manifest holds features; "
+            f"{' and '.join(sorted(MIXES_FEATURES))} mix features too"
+        )
 
 
 def draw_weights(recipe: Recipe, targets: Tensor, names: list[str]) -> list[float] | None:

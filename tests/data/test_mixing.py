@@ -6,7 +6,7 @@ import torch
 from reeltag.build import build_datasets
 from reeltag.data.dataset import make_loader
 from reeltag.data.footage import open_footage
-from reeltag.data.mixing import MixedClips, blend, blend_zero_mean, draw_ratio, paste, smooth
+from reeltag.data.mixing import MixedClips, at_depth, blend, blend_zero_mean, draw_ratio, paste, smooth
 from reeltag.recipe import load_recipe
 from reeltag.sections import MixSection
 
@@ -122,6 +122,13 @@ def test_targets_are_mixed_like_the_clips(clips):
             assert torch.allclose(others, 1 - alone[0].expand_as(others), atol=1e-6)
             ratios.add(round(float(alone[0]), 4))
     assert len(ratios) > 4
+
+
+def test_features_are_brought_to_one_depth():
+    features = torch.arange(6).float().view(1, 6, 1)
+    assert at_depth(features, 3).flatten().tolist() == [1, 3, 5]
+    assert at_depth(features, 6).flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert at_depth(features[:, :2], 5).flatten().tolist() == [0, 0, 1, 1, 1]
 
 
 def test_no_mixing_at_probability_zero_and_ignore_is_united(clips):

@@ -216,3 +216,17 @@ def test_the_shipped_recipe_takes_any_features(store, tmp_path):
         "demo/frozen_features", ("model.num_heads=4", "train.epochs=4"), store, tmp_path / "r", device="cpu"
     )
     assert train_recipe(call, 0, None)["steps"] == 4
+
+
+def test_training_methods_work_on_features_of_any_length(recipe, store, tmp_path):
+    """Mixed clips of different depths, learned thresholds, an average and parts of a batch, and the range test."""
+    methods = ("data.mix.name=mixup", "train.ema={decay: 0.9}", "train.accumulate=2", "loss.thresholds=clip")
+    call = TrainCall(str(recipe), (*methods, "train.epochs=2"), store, tmp_path / "run", device="cpu")
+    assert train_recipe(call, 0, None)["steps"] == 8
+    results = evaluate(load_trained(str(tmp_path / "run"), device="cpu"), open_footage(store), split="test").results
+    assert math.isfinite(results.values["map_macro"])
+    found = find_lr_recipe(TrainCall(str(recipe), methods, store, tmp_path / "lr", device="cpu"))
+    assert found["steps"] > 20
+    cutmix = TrainCall(str(recipe), ("data.mix.name=cutmix",), store, tmp_path / "no", device="cpu")
+    with pytest.raises(RecipeError, match="cutmix needs pixels, .* between_class and mixup mix features too"):
+        train_recipe(cutmix, 0, None)

@@ -1,4 +1,4 @@
-"""Thresholds beside scores: the two outputs, the gradient that stays out of the network, and the loss of both."""
+"""Thresholds beside scores: what is returned, the gradient that stays out of the network, and the loss of both."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from reeltag.losses import LOSSES, SOFT_TARGETS
 from reeltag.losses.label_weights import label_weights
 from reeltag.losses.lsep import lsep, lsep_threshold
 from reeltag.models.thresholded import ThresholdedModel
+from reeltag.models.training_loss import training_loss
 from reeltag.recipe import load_recipe
 
 COUNTS = torch.tensor([4.0, 1.0, 10.0, 5.0])
@@ -19,44 +20,70 @@ def recipe(*overrides):
     return load_recipe("demo/tsm_mini", [*small, *overrides])
 
 
-@pytest.mark.parametrize("kind", ["clip", "label"])
-def test_training_sees_both_outputs_and_evaluation_their_difference(kind):
-    model = build_model(recipe("loss.name=lsep", f"loss.thresholds={kind}"), 4)
+def stirred(*overrides):
+    model = build_model(recipe("loss.name=lsep", *overrides), 4)
     assert isinstance(model, ThresholdedModel)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["clip", "label"])
+def test_training_sees_the_scores_and_evaluation_their_distance_from_the_thresholds(kind):
+    model = stirred(f"loss.thresholds={kind}").eval()
     clip = torch.randn(3, 4, 3, 32, 32)
-    model.eval()
+    scores = model.net(clip)
     model.training = True  # the outputs of training, with the norms of evaluation
-    scores, thresholds = model(clip).chunk(2, dim=1)
+    torch.testing.assert_close(model(clip), scores, rtol=0, atol=0)
+    thresholds = model._kept.take()
     model.training = False
     torch.testing.assert_close(model(clip), scores - thresholds)
-    torch.testing.assert_close(model.net(clip), scores)
     assert thresholds.std(0).max() > 0 if kind == "clip" else torch.equal(thresholds[0], thresholds[1])
 
 
 @pytest.mark.parametrize("kind", ["clip", "label"])
-def test_no_gradient_of_the_thresholds_reaches_the_network(kind):
-    model = build_model(recipe("loss.name=lsep", f"loss.thresholds={kind}"), 4)
+def test_the_loss_is_the_sum_of_both_and_each_trains_its_own(kind):
     targets = torch.tensor([[1, 0, 0, 1], [0, 1, 0, 0]])
-    scores, thresholds = model(torch.randn(2, 4, 3, 32, 32)).chunk(2, dim=1)
-    lsep_threshold(thresholds, targets, scores=scores).backward()
-    assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.net.parameters())
-    assert next(reversed(list(model.thresholds.parameters()))).grad.any()
-
-
-def test_the_loss_is_the_sum_of_both():
-    loss = build_loss(recipe("loss.name=lsep", "loss.thresholds=clip", "loss.threshold_weight=0.5"), COUNTS)
-    generator = torch.Generator().manual_seed(0)
-    outputs, targets = torch.randn(6, 8, generator=generator), torch.randint(2, (6, 4), generator=generator)
-    ignore = torch.zeros(6, 4, dtype=torch.bool)
+    ignore = torch.zeros(2, 4, dtype=torch.bool)
     ignore[0, 2] = True
-    scores, thresholds = outputs[:, :4], outputs[:, 4:]
-    expected = lsep(scores, targets, ignore=ignore)
-    expected = expected + 0.5 * lsep_threshold(thresholds, targets, scores=scores, ignore=ignore)
-    torch.testing.assert_close(loss(outputs, targets, ignore=ignore), expected)
+    clip = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+    def gradients(*overrides):
+        model = stirred(f"loss.thresholds={kind}", *overrides)
+        scores = model(clip)
+        thresholds = model._kept.take()
+        model._kept.put(thresholds)
+        loss = training_loss(model, scores, targets, lsep, ignore=ignore)
+        learned = lsep_threshold(thresholds, targets, scores=scores, ignore=ignore)
+        torch.testing.assert_close(loss, lsep(scores, targets, ignore=ignore) + model.weight * learned)
+        loss.backward()
+        return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    half, double = gradients("loss.threshold_weight=0.5"), gradients("loss.threshold_weight=1.0")
+    for name, gradient in half.items():
+        # What the thresholds' share of the loss does not reach, twice that share does not change.
+        factor = 1 if name.startswith("net.") else 2
+        torch.testing.assert_close(factor * gradient, double[name], rtol=1e-5, atol=1e-8)
+    last = [name for name in half if name.startswith("thresholds")][-1]
+    assert half[last].any()
+
+
+def test_a_model_with_a_loss_of_its_own_keeps_it():
+    from reeltag.build import create_model
+
+    torch.manual_seed(0)
+    net = create_model("frames_nextvlad_mixture", num_labels=3, feature_sizes=(8,), num_clusters=4, groups=2)
+    model = ThresholdedModel(net, "label", weight=1e-9)
+    inputs = model.example_input(2)
+    targets = torch.tensor([[1, 0, 0], [0, 1, 1]])
+    logits = model(*inputs)
+    branches = net._branch_logits.take()
+    net._branch_logits.put(branches)
+    value = training_loss(model, logits, targets, lsep)
+    net._branch_logits.put(branches)
+    torch.testing.assert_close(value, net.training_loss(logits, targets, lsep))
 
 
 def test_thresholds_learn_to_decide():
@@ -76,7 +103,7 @@ def test_thresholds_learn_to_decide():
 def test_another_number_of_labels_draws_both_heads_anew():
     model = build_model(recipe("loss.name=lsep", "loss.thresholds=clip"), 4)
     model.reset_classifier(2)
-    assert model(torch.randn(1, 4, 3, 32, 32)).shape == (1, 4)
+    assert model(torch.randn(2, 4, 3, 32, 32)).shape == (2, 2)
     assert model.eval()(torch.randn(1, 4, 3, 32, 32)).shape == (1, 2)
 
 

@@ -14,6 +14,7 @@ from reeltag.data.dataset import ClipDataset
 from reeltag.data.example_order import Key, mix
 from reeltag.sections import MixSection
 
+MIXES_FEATURES = frozenset({"between_class", "mixup"})
 _INPUTS = ("video", "features")
 _DRAW, _PARTNER = 0x6D6978, 1 << 32  # set the draws of mixing apart from those of clips
 _TRIES = 16
@@ -102,6 +103,12 @@ def paste(first: Tensor, second: Tensor, ratio: float, generator: Generator) -> 
     return mixed, 1 - area / (height * width)
 
 
+def at_depth(features: Tensor, num_frames: int) -> Tensor:
+    """Return (V, num_frames, D) of (V, T, D): the vectors at even places, so that two videos are equally deep."""
+    places = ((torch.arange(num_frames) + 0.5) * (features.shape[1] / num_frames)).long()
+    return features[:, places.clamp(max=features.shape[1] - 1)]
+
+
 def draw_ratio(section: MixSection, generator: Generator) -> float:
     """Return the share of the first clip: even in [0, 1) for between-class learning, else from Beta(alpha, alpha)."""
     even = float(torch.rand((), generator=generator, dtype=torch.float64))
@@ -124,7 +131,8 @@ class MixedClips(Dataset[dict[str, Any]]):
     Partner, ratio and place depend on (seed, epoch, row, copy) alone, so neither workers nor processes nor a resume
     change them; the partner is a drawn clip of its own, not the one that it gives in this epoch. That reads and decodes
     two clips for one. Between-class learning takes a partner with other labels where one is found in a few draws. A
-    partner that cannot be read leaves the clip as it is. What is unknown in either clip is unknown in the mixture.
+    partner that cannot be read leaves the clip as it is. What is unknown in either clip is unknown in the mixture. Of
+    stored features the partner gives as many as the clip has, at even places.
 
     Args:
         clips: the data set.
@@ -162,6 +170,8 @@ class MixedClips(Dataset[dict[str, Any]]):
         if "bad" in partner:
             return {**item, "targets": targets}
         name = next(name for name in _INPUTS if name in item)
+        if name == "features":
+            partner[name] = at_depth(partner[name], item[name].shape[1])
         ratio = draw_ratio(section, generator)
         if section.name == "cutmix":
             mixed, ratio = paste(item[name], partner[name], ratio, generator)

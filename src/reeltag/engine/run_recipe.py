@@ -164,7 +164,8 @@ def find_lr_recipe(call: TrainCall, console: Console | None = None) -> dict[str,
     """
     recipe = load_recipe(call.recipe, call.overrides)
     check(recipe)
-    parts = build_parts(recipe, _open(call.manifest, recipe, console))
+    footage = _open(call.manifest, recipe, console)
+    parts = build_parts(fit_to_footage(recipe, footage), footage)
     curve = find_lr(parts, device=call.device, workers=call.workers)
     out = call.out or Path("find_lr") / Path(call.recipe).with_suffix("").name
     return write_curve(curve, out, recipe.train.lr)
