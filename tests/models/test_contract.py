@@ -11,6 +11,7 @@ from reeltag.models import MODELS
 
 # (T, H) at which a model runs here, by pattern; the first that matches counts. All others: 8 frames of 64 px.
 SIZES = [
+    (r"^(tin|trn|trn_single)_mini$", (8, 32)),  # made for their number of frames
     (r"_mini$", (4, 32)),
 ]
 FRAMES = {"num_clusters": 4, "groups": 4, "fc": 16, "hidden": 8, "num_layers": 2, "num_kernels": 8}

@@ -13,6 +13,7 @@ from reeltag.layers.nonlocal_block import NonLocalBlock
 from reeltag.layers.temporal_interlace import TemporalInterlace
 from reeltag.layers.temporal_shift import TemporalShift, temporal_shift
 from reeltag.models.image2d import build_backbone, fit_input_channels, list_backbones
+from reeltag.models.tsm_nonlocal import default_places
 
 NAMES = ["tin_mini", "trn_mini", "trn_single_mini", "tsm_nl_resnet18", "tin_resnet18", "tsn_bninception"]
 
@@ -29,8 +30,7 @@ def on_meta(name, **options):
 @pytest.mark.parametrize("name", NAMES)
 def test_model_contract(name):
     torch.manual_seed(0)
-    options = {"places": {"layer2": [0]}} if name.startswith("tsm_nl") else {}
-    model = create_model(name, num_labels=5, num_frames=4, dropout=0.0, **options)
+    model = create_model(name, num_labels=5, num_frames=4, dropout=0.0)
     with torch.no_grad():  # zero-initialised norms and identity starts would hide parameters from the gradient
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -46,7 +46,7 @@ def test_model_contract(name):
     with torch.inference_mode():
         # Clips do not mix. The tolerance is for batch size 1 summing in another order.
         torch.testing.assert_close(model(x)[:1], model(x[:1]), rtol=1e-4, atol=1e-4)
-        twin = create_model(name, num_labels=5, num_frames=4, dropout=0.0, **options).eval()
+        twin = create_model(name, num_labels=5, num_frames=4, dropout=0.0).eval()
         twin.load_state_dict(model.state_dict())
         torch.testing.assert_close(twin(x), model(x), rtol=0, atol=0)
         features = model.forward_head(model.forward_features(x), pre_logits=True)
@@ -261,6 +261,9 @@ def test_nonlocal_blocks_stand_where_published_and_where_told():
     keys = model.state_dict()
     assert "backbone.net.layer2.0.nl.theta.weight" in keys
     assert "backbone.net.layer3.4.block.conv1.net.weight" in keys
+    assert default_places(model.backbone.net) == {"layer2": [0, 2], "layer3": [0, 2, 4]}
+    assert count(on_meta("tsm_nl_resnet18"), NonLocalBlock) == 4
+    assert count(on_meta("tsm_nl_mini"), NonLocalBlock) == 2
     assert count(on_meta("tsm_nl_resnet101", places={"layer3": [6, 13, 20]}), NonLocalBlock) == 3
     with pytest.raises(RecipeError, match="to follow blocks .9. of layer2, and ResNet has 4 blocks"):
         on_meta("tsm_nl_resnet50", places={"layer2": [9]})

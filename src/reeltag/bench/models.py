@@ -98,13 +98,18 @@ def median_ratio(over: list[float], under: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
+def _fresh(inputs: Any) -> Any:
+    """Return a list of inputs as a new list: PyTorchVideo writes into the one that it is given."""
+    return list(inputs) if isinstance(inputs, list) else inputs
+
+
 def forward_call(model: nn.Module, inputs: Any, bf16: bool) -> Call:
     """Return a call of one forward pass in evaluation mode."""
 
     def call() -> None:
         model.eval()
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            model(inputs)
+            model(_fresh(inputs))
 
     return call
 
@@ -116,7 +121,7 @@ def training_call(model: nn.Module, inputs: Any, bf16: bool) -> Call:
         model.train()
         model.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            logits = model(inputs)
+            logits = model(_fresh(inputs))
         logits.float().square().mean().backward()
 
     return call
@@ -137,7 +142,7 @@ def beside_peer(peer: Peer, rounds: int, batch: int, *, clip: tuple[int, int] | 
     floats = ours.norm(pixels).contiguous()
     fed = peer.feed(floats.transpose(1, 2).contiguous())
     with torch.inference_mode():
-        expected = theirs.eval()(fed)
+        expected = theirs.eval()(_fresh(fed))
         apart = (ours.eval()(floats) - expected).abs().max() / expected.std()
     row: dict[str, Any] = {
         "network": peer.name,

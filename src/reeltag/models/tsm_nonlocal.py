@@ -15,8 +15,9 @@ from reeltag.models.interface import VideoModel
 from reeltag.models.tsn import Consensus, TemporalSegmentNetwork, insert_temporal_shift
 
 Places = Mapping[str, Sequence[int]]
-# After which blocks of which stage, in the published network on ResNet-50.
-PLACES: dict[str, list[int]] = {"layer2": [0, 2], "layer3": [0, 2, 4]}
+# How many non-local blocks each stage has; other layouts than a ResNet's have their blocks in one list.
+_COUNTS = {"layer2": 2, "layer3": 3}
+_COUNTS_OF_OTHERS = {"blocks": 2}
 
 
 def insert_nonlocal_2d(net: nn.Module, clip: ClipLength, places: Places, **options: Any) -> int:
@@ -47,6 +48,21 @@ def insert_nonlocal_2d(net: nn.Module, clip: ClipLength, places: Places, **optio
     return inserted
 
 
+def default_places(net: nn.Module) -> dict[str, list[int]]:
+    """Return two places spread over `layer2` and three over `layer3`.
+
+    In ResNet-50 they are blocks 0, 2 and 0, 2, 4, as published. In a network without these stages, two places are
+    spread over its `blocks`.
+    """
+    counts = _COUNTS if hasattr(net, "layer3") else _COUNTS_OF_OTHERS
+    places = {}
+    for name, count in counts.items():
+        stage = getattr(net, name, None)
+        depth = len(stage) if isinstance(stage, nn.Sequential) else 0
+        places[name] = sorted({index * depth // count for index in range(count)})
+    return places
+
+
 @MODELS.register_family("tsm_nl_", key="backbone")
 def tsm_nonlocal(
     *,
@@ -69,14 +85,13 @@ def tsm_nonlocal(
     """Build TSM with non-local blocks on a ResNet (arXiv:1811.08383, arXiv:1711.07971).
 
     Args:
-        places: after which blocks of which stage; None for blocks 0, 2 of layer2 and 0, 2, 4 of layer3, as published.
+        places: after which blocks of which stage; None for `default_places`.
         pairing: of the non-local blocks; so are `scale`, `pool` and `out_bias`. The published form has no scale and
             pools after the projections.
     """
     net = build_backbone(backbone, in_channels=in_channels, pretrained=pretrained, **(backbone_options or {}))
     model = TemporalSegmentNetwork(net, num_labels, dropout=dropout, consensus=consensus, head_std=head_std)
     insert_temporal_shift(net.net, model.clip, fraction, shift_every=shift_every)
-    insert_nonlocal_2d(
-        net.net, model.clip, places or PLACES, pairing=pairing, scale=scale, pool=pool, out_bias=out_bias
-    )
+    chosen = default_places(net.net) if places is None else places
+    insert_nonlocal_2d(net.net, model.clip, chosen, pairing=pairing, scale=scale, pool=pool, out_bias=out_bias)
     return model
