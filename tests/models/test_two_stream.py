@@ -28,6 +28,15 @@ def test_logits_are_the_weighted_mean_of_the_streams(model):
         torch.testing.assert_close(model(x), expected)
 
 
+def test_the_head_is_both_classifiers(model):
+    head = {id(p) for p in model.classifier.parameters()}
+    assert {n for n, p in model.named_parameters() if id(p) in head} == {
+        f"{stream}.classifier.{kind}" for stream in ("rgb", "flow") for kind in ("weight", "bias")
+    }
+    model.reset_classifier(6)
+    assert [layer.out_features for layer in model.classifier] == [6, 6]
+
+
 def test_a_missing_stream_leaves_the_other_alone(model):
     x = clips()
     with torch.inference_mode():

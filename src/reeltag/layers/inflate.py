@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -102,15 +104,43 @@ def _pair(value: int | str | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
+class TimePool(nn.Module):
+    """A layer of a 2D network, and behind it the maximum over every `stride` frames.
+
+    Args:
+        block: the layer.
+        before: where the frames a clip stand up to here.
+        after: where they are written for the layers behind.
+        stride: frames merged into one; what is left over at the end is dropped.
+    """
+
+    def __init__(self, block: nn.Module, before: ClipLength, after: ClipLength, stride: int) -> None:
+        super().__init__()
+        self.block = block
+        self.before, self.after, self.stride = before, after, stride
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Return (B * (T // stride), C, h, w) of (B * T, C, H, W)."""
+        num_frames = self.before.num_frames
+        if num_frames < self.stride:
+            raise ValueError(
+                f"{num_frames} frames are left here, and {self.stride} are merged into one: give more frames"
+            )
+        clips = to_clips(self.block(frames), num_frames)
+        self.after.num_frames = num_frames // self.stride
+        return to_frames(F.max_pool3d(clips, (self.stride, 1, 1)))
+
+
 def inflate(
     net: nn.Module,
     clip: ClipLength,
     how: Inflation = "i3d",
     *,
-    time_kernel: int = 3,
+    time_kernel: int | Mapping[str, int] = 3,
     time_padding: TimePadding = "zeros",
+    time_strides: Mapping[str, int] | None = None,
 ) -> int:
-    """Give every spatial convolution (k > 1) of a 2D network a temporal extent; all else goes on frame by frame.
+    """Give the spatial convolutions (k > 1) of a 2D network a temporal extent; all else goes on frame by frame.
 
     The network still takes (B * T, C, H, W): batch norm over those is the batch norm of the 3D network, pools keep
     every frame, and squeeze-and-excitation looks at one frame at a time.
@@ -119,27 +149,83 @@ def inflate(
         net: changed in place; its weights are those it starts from.
         clip: where the model writes the frames a clip before each forward pass.
         how: `i3d` (filters repeated over time) or `p3d` (a temporal filter behind each spatial one).
-        time_kernel: t, odd.
+        time_kernel: t, odd; or t by pattern of the convolutions' names (`{"conv1": 5, "layer?.*.conv1": 3}`; the first
+            that matches counts), which then may also be 1 x 1, and the others stay as they are.
         time_padding: see `InflatedConv`.
+        time_strides: names of layers behind which the frames are max-pooled, with the stride (`{"layer1": 2}`); the
+            network's layers must stand in the order in which they run, as those of ResNets do.
 
     Returns:
         The number of convolutions that changed.
 
     Raises:
-        ValueError: an even kernel, an unknown form, or a network without plain spatial convolutions.
+        ValueError: an even kernel, an unknown form, a name that the network has not, or a network without plain spatial
+            convolutions.
     """
-    if time_kernel < 1 or time_kernel % 2 == 0:
-        raise ValueError(f"time_kernel must be odd, got {time_kernel}")
     if how not in ("i3d", "p3d") or time_padding not in ("zeros", "replicate"):
         raise ValueError(f"inflation is i3d or p3d, padding zeros or replicate; got {how!r}, {time_padding!r}")
     form = InflatedConv if how == "i3d" else SeparableConv
-    spatial = [
-        (path, conv) for path, conv in net.named_modules() if type(conv) is nn.Conv2d and max(conv.kernel_size) > 1
-    ]
-    if not spatial:
-        raise ValueError(f"{type(net).__name__} has no plain spatial convolution to inflate; take one such as resnet50")
-    for path, conv in spatial:
-        parent, _, name = path.rpartition(".")
-        inflated = form(conv, clip, time_kernel, time_padding)
-        setattr(net.get_submodule(parent), name, inflated.to(conv.weight.device))
-    return len(spatial)
+    strides = dict(time_strides or {})
+    kernels, (lengths, behind) = _kernels(net, time_kernel), _lengths(net, clip, strides)
+    for path, size in kernels.items():
+        conv: Any = net.get_submodule(path)
+        _replace(net, path, form(conv, lengths[path], size, time_padding).to(conv.weight.device))
+    for path, stride in strides.items():
+        _replace(net, path, TimePool(net.get_submodule(path), lengths[path], behind[path], stride))
+    return len(kernels)
+
+
+def _replace(net: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(net.get_submodule(parent), name, layer)
+
+
+def _kernels(net: nn.Module, time_kernel: int | Mapping[str, int]) -> dict[str, int]:
+    """Return t by the path of each convolution that changes."""
+    convs = {path: conv for path, conv in net.named_modules() if type(conv) is nn.Conv2d}
+    if isinstance(time_kernel, int):
+        chosen = {path: time_kernel for path, conv in convs.items() if max(conv.kernel_size) > 1}
+        if not chosen:
+            raise ValueError(
+                f"{type(net).__name__} has no plain spatial convolution to inflate; take one such as resnet50"
+            )
+    else:
+        idle = [pattern for pattern in time_kernel if not any(fnmatchcase(path, pattern) for path in convs)]
+        if idle:
+            raise ValueError(f"time_kernel: no convolution of {type(net).__name__} is called {', '.join(idle)}")
+        chosen = {}
+        for path in convs:
+            size = next((size for pattern, size in time_kernel.items() if fnmatchcase(path, pattern)), None)
+            if size is not None:
+                chosen[path] = size
+    even = sorted({size for size in chosen.values() if size < 1 or size % 2 == 0})
+    if even:
+        raise ValueError(f"time_kernel must be odd, got {even[0]}")
+    return chosen
+
+
+def _lengths(
+    net: nn.Module, clip: ClipLength, strides: Mapping[str, int]
+) -> tuple[dict[str, ClipLength], dict[str, ClipLength]]:
+    """Return where each layer reads the frames a clip, by path, and where each pool writes those behind it.
+
+    Several places, not one: a block that is recomputed in the backward pass must still find its own number.
+    """
+    known = dict(net.named_modules())
+    for path, stride in strides.items():
+        if not path or path not in known or stride < 1:
+            raise ValueError(
+                f"time_strides: {path!r} must be a layer of {type(net).__name__}, its stride {stride} >= 1"
+            )
+    lengths: dict[str, ClipLength] = {}
+    behind: dict[str, ClipLength] = {}
+    current, inside = clip, ""
+    for path in known:
+        if inside and not path.startswith(f"{inside}."):
+            current, inside = behind[inside], ""
+        lengths[path] = current
+        if path in strides:
+            if inside:
+                raise ValueError(f"time_strides: {path!r} lies within {inside!r}; keep one")
+            inside, behind[path] = path, ClipLength()
+    return lengths, behind

@@ -49,6 +49,11 @@ class TwoStream(VideoModel):
         """The two networks by modality."""
         return {"rgb": self.rgb, "flow": self.flow}
 
+    @property
+    def classifier(self) -> nn.Module:  # type: ignore[override]
+        """Both streams' classifiers: what training the head alone trains."""
+        return nn.ModuleList([stream.classifier for stream in self.streams.values()])
+
     def blocks(self) -> Iterable[nn.Module]:
         """Return the blocks of both streams."""
         return [block for stream in self.streams.values() for block in stream.blocks()]
