@@ -167,8 +167,6 @@ def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipD
         swaps = label_swaps(recipe.data.swap_labels, names)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    if isinstance(footage, FeatureFootage) and recipe.data.mix is not None:
-        _check_mix(recipe, footage)
     views: tuple[View, View] = (
         (FeatureTrainingView(recipe.data), FeatureTestView(recipe.data, recipe.test))
         if footage.input_kind == "features"
@@ -193,19 +191,6 @@ def fit_to_footage(recipe: Recipe, footage: Footage) -> Recipe:
             f"model.feature_sizes={list(stated)}, but {footage.store.folder} holds {list(found)}; leave the key out"
         )
     return recipe.replace(**{"model.feature_sizes": list(found)})
-
-
-def _check_mix(recipe: Recipe, footage: FeatureFootage) -> None:
-    """Raise RecipeError where clips of features cannot be mixed: by cutting pictures, or at different lengths."""
-    if recipe.data.mix is not None and recipe.data.mix.name == "cutmix":
-        raise RecipeError("data.mix.name=cutmix needs pixels, and this manifest holds features; take mixup")
-    rows = range(len(footage.manifest))
-    lengths = {min(footage.store.num_frames(row), recipe.data.num_frames) for row in rows}
-    if len(lengths) > 1:
-        raise RecipeError(
-            f"data.mix blends clips of one length, and these features have {min(lengths)} to {max(lengths)} vectors a "
-            "clip; leave it out, or extract with --num-frames"
-        )
 
 
 def check_input(model: VideoModel, recipe: Recipe, footage: Footage) -> None:
