@@ -6,7 +6,7 @@ from torch import nn
 
 from reeltag.build import create_model
 from reeltag.errors import RecipeError
-from reeltag.models.bottleneck3d import shift_in_time
+from reeltag.models.bottleneck3d import Stem, shift_in_time, two_frames_at_once
 from reeltag.models.slowfast import take_frames
 
 # Name, options, (frames, pixels of the fast path), GMACs and parameters of their authors' code; 400 labels.
@@ -77,6 +77,18 @@ def test_paths_meet_as_written():
         assert features.shape == (2, model.num_features, 2, 2, 2)
         torch.testing.assert_close(features.mean((2, 3, 4)), pooled, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(model(clip), model.classifier(pooled), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kernel", "frames"), [(5, 8), (3, 2), (1, 4)])
+def test_frames_made_in_pairs_are_those_of_the_plain_convolution(kernel, frames):
+    torch.manual_seed(0)
+    stem = Stem(3, 8, kernel).double()
+    x = torch.randn(2, 3, frames, 9, 12, dtype=torch.float64).contiguous(memory_format=torch.channels_last_3d)
+    found, expected = two_frames_at_once(x, stem.conv), stem.conv(x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(y.square().sum(), stem.conv.weight)[0] for y in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+    assert stem(x[:, :, :1]).shape == (2, 8, 1, 3, 3)  # an odd number goes the plain way
 
 
 def test_frames_are_taken_in_memory_order():

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from reeltag.build import create_model
 from reeltag.errors import RecipeError
-from reeltag.models.bottleneck3d import Bottleneck3D, shift_in_time
+from reeltag.models.bottleneck3d import Bottleneck3D, over_time, shift_in_time
 from reeltag.models.image2d import build_backbone
 from reeltag.models.image_start import image_weights, start_from_image_weights
 from reeltag.models.video_resnet import FORMS
@@ -64,6 +64,22 @@ def test_bottleneck_by_hand():
         y = nn.functional.conv3d(y, conv.weight, None, 1, conv.padding) / (1 + 1e-5) ** 0.5
         y = y if conv is block.conv3 else y.clamp_min(0)
     torch.testing.assert_close(block(x), (x + y).clamp_min(0))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_convolution_over_time_is_the_same_as_a_matrix_product(kernel):
+    torch.manual_seed(0)
+    padding = (kernel // 2, 0, 0)
+    conv = nn.Conv3d(1024, 1024, (kernel, 1, 1), padding=padding, bias=False).double()
+    x = torch.randn(1, 1024, 3, 2, 2, dtype=torch.float64).contiguous(memory_format=torch.channels_last_3d)
+    called = []
+    conv.register_forward_hook(lambda *_: called.append(1))
+    found = over_time(x, conv)
+    assert not called
+    torch.testing.assert_close(found, conv(x), rtol=1e-10, atol=1e-10)
+    many = torch.randn(1, 1024, 3, 16, 16)
+    assert torch.equal(over_time(many, conv.float()), conv(many))
+    assert len(called) == 3
 
 
 def test_start_is_the_published_one():

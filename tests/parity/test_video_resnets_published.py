@@ -71,6 +71,13 @@ def test_non_local_options_of_mmaction2(visual_record):
     assert i3d.stem.conv.stride == (2, 2, 2)
     assert i3d.stem.pool_stride == 2
     assert i3d.norm.shift.flatten()[0].item() == pytest.approx(-0.485 / 0.229, rel=1e-6)
+    named = from_published(weights, "mmaction2", "i3d_nl_r50")
+    assert named.stages[2].nonlocals["5"].pool_place == "after"
+    masked = from_published(weights, "mmaction2", "i3d_masked_nl_r50").stages[2].nonlocals["5"]
+    assert (masked.pool_place, masked.reach) == ("none", (1 / 2, 3 / 7, 3 / 7))
+    bare = {k: v for k, v in weights.items() if ".non_local_block." not in k}
+    with pytest.raises(StoreError, match="no non-local layer, and i3d_nl_r50 has some; their network is i3d_r50"):
+        from_published(bare, "mmaction2", "i3d_nl_r50")
     gaussian = {k: v for k, v in weights.items() if ".theta." not in k and ".phi." not in k}
     assert from_published(gaussian, "mmaction2", "i3d_r50").stages[1].nonlocals["1"].pairing == "gaussian"
 

@@ -14,6 +14,8 @@ from reeltag.layers.temporal_shift import temporal_shift
 
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 EXPANSION = 4
+_HALF_REGISTER = 8  # channels: half of what a 512-bit register holds in float32
+_FEW_PLACES, _MANY_WEIGHTS = 512, 1 << 20
 
 # Frames seen by the first convolution of each block, by stage: the lengths of the inner tuples are the depths.
 Kernels = Sequence[Sequence[int]]
@@ -69,9 +71,43 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, width, t, H / 4, W / 4)."""
-        x = F.relu(self.bn(self.conv(x)), inplace=True)
+        narrow = self.conv.out_channels <= _HALF_REGISTER and self.conv.stride[0] == 1 and x.shape[2] % 2 == 0
+        y = two_frames_at_once(x, self.conv) if narrow and x.device.type == "cpu" else self.conv(x)
+        x = F.relu(self.bn(y), inplace=True)
         padding = (0, self.pool_padding, self.pool_padding)
         return F.max_pool3d(x, (1, 3, 3), (self.pool_stride, 2, 2), padding)
+
+
+def two_frames_at_once(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """Return what `conv` gives (no bias, temporal stride 1, even T), by a convolution that makes frames in pairs.
+
+    CPUs compute 16 output channels in the time of 8: with a kernel one frame longer, whose second half of outputs is
+    one frame later, half as many steps are taken. For SlowFast's fast stem that is 0.6 of the time.
+    """
+    front, back = ((0, 0, 0, 0, *pad) for pad in ((0, 1), (1, 0)))
+    kernel = torch.cat((F.pad(conv.weight, front), F.pad(conv.weight, back)))  # (2 C, in, k + 1, 7, 7)
+    _, height, width = conv.stride
+    pairs = F.conv3d(x, kernel, None, (2, height, width), conv.padding)  # (B, 2 C, T / 2, h, w)
+    frames = pairs.permute(0, 2, 3, 4, 1).unflatten(4, (2, -1)).permute(0, 1, 4, 2, 3, 5)  # (B, T / 2, 2, h, w, C)
+    return frames.flatten(1, 2).permute(0, 4, 1, 2, 3)
+
+
+def over_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    """Return what a convolution (k, 1, 1) of stride 1 without bias gives; over few places, by one matrix product.
+
+    A convolution on a CPU puts its weights into its own order in each call, which is most of the work when there are
+    more weights than places: the last stage of a few clips at 112 px.
+    """
+    places, frames, reach = x.shape[0] * x.shape[2:].numel(), x.shape[2], conv.kernel_size[0] // 2
+    if x.device.type != "cpu" or places > _FEW_PLACES or conv.weight.numel() < _MANY_WEIGHTS:
+        y: Tensor = conv(x)
+        return y
+    rows = x.permute(0, 2, 3, 4, 1)  # (B, T, H, W, C)
+    if reach:
+        padded = F.pad(rows, (0, 0, 0, 0, 0, 0, reach, reach))
+        rows = torch.cat([padded[:, start : start + frames] for start in range(conv.kernel_size[0])], 4)
+    matrix = conv.weight.flatten(2).transpose(1, 2).flatten(1)  # (out, k * C)
+    return F.linear(rows, matrix).permute(0, 4, 1, 2, 3)
 
 
 class Bottleneck3D(nn.Module):
@@ -106,9 +142,9 @@ class Bottleneck3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, 4 * inner, T, H / stride, W / stride) of (B, in_width, T, H, W)."""
         y = shift_in_time(x, self.shift) if self.shift else x
-        y = F.relu(self.bn1(self.conv1(y)), inplace=True)
+        y = F.relu(self.bn1(over_time(y, self.conv1)), inplace=True)
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        y = self.bn3(self.conv3(y))
+        y = self.bn3(over_time(y, self.conv3))
         y += x if self.downsample is None else self.downsample(x)
         return F.relu(y, inplace=True)
 

@@ -15,6 +15,7 @@ from reeltag.models.video_resnet import KINETICS_MEAN, KINETICS_STD, video_resne
 
 # Five layers, behind every second block of stages 2 and 3; in 101 layers, behind every seventh block of stage 3.
 PLACES = {50: ((), (1, 3), (1, 3, 5)), 101: ((), (1, 3), (6, 13, 20))}
+BEST_REACH: Reach = (1 / 2, 3 / 7, 3 / 7)  # of time, height and width: the best row of Qiniu's table 5
 
 
 def i3d_nonlocal(
@@ -78,7 +79,7 @@ def i3d_masked(
     width: int = 64,
     time_strides: tuple[int, int] = (1, 1),
     nonlocal_blocks: Sequence[Sequence[int]] | None = None,
-    reach: Reach = (1 / 2, 3 / 7, 3 / 7),
+    reach: Reach = BEST_REACH,
     scale: bool = True,
     pretrained: bool = False,
     pixel_mean: tuple[float, ...] = KINETICS_MEAN,

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from reeltag.errors import StoreError
 from reeltag.hub.convert import Converted
 from reeltag.hub.convert.renaming import rename
 from reeltag.hub.convert.video_resnet_options import nonlocal_renamed, resnet_options, slowfast_options
 from reeltag.layers.pixel_norm import IMAGENET_MEAN, IMAGENET_STD
+from reeltag.models.i3d_nonlocal import BEST_REACH
 
 Rules = list[tuple[str, str]]
 _IMAGENET_PIXELS = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD}
@@ -56,6 +58,17 @@ def pytorchvideo_slowfast(name: str, tensors: Mapping[str, Tensor]) -> Converted
     return Converted(weights, slowfast_options(name, weights))
 
 
+def _i3d_by_its_form(name: str, weights: dict[str, Tensor], options: dict[str, Any]) -> Converted:
+    """Return what builds `i3d_nl_...` and `i3d_masked_nl_...`: the plain form, with the layers that the keys show."""
+    masked = "_masked_nl_" in name
+    plain = name.replace("_masked_nl_", "_").replace("_nl_", "_")
+    if plain != name and "nonlocal_options" not in options:
+        raise StoreError(f"these weights hold no non-local layer, and {name} has some; their network is {plain}")
+    if masked:
+        options["nonlocal_options"] |= {"pool": "none", "reach": BEST_REACH}
+    return Converted(weights, options, name=plain)
+
+
 _PYSLOWFAST: Rules = [
     *((rf"^s{index + 2}\.pathway(\d)_", rf"pathway\1.stages.{index}.") for index in range(4)),
     *((rf"\.res(\d+)\.branch2\.{a}\.", rf".blocks.\1.conv{n}.") for n, a in enumerate("abc", 1)),
@@ -77,7 +90,7 @@ def pyslowfast_resnet(name: str, tensors: Mapping[str, Tensor]) -> Converted:
     """
     weights = rename(tensors, [*_PYSLOWFAST, (r"^pathway0\.", "")])
     weights, layer = nonlocal_renamed(weights, {"pairing": "embedded_gaussian", "scale": True, "pool": "before"})
-    return Converted(weights, {**resnet_options(name, weights), **layer})
+    return _i3d_by_its_form(name, weights, {**resnet_options(name, weights), **layer})
 
 
 def pyslowfast_slowfast(name: str, tensors: Mapping[str, Tensor]) -> Converted:
@@ -114,7 +127,7 @@ def mmaction2_resnet(name: str, tensors: Mapping[str, Tensor]) -> Converted:
         options["time_strides"] = (2, 2)
     if name.startswith("c2d_"):
         options["pool_padding"] = 0
-    return Converted(weights, options)
+    return _i3d_by_its_form(name, weights, options)
 
 
 def mmaction2_slowfast(name: str, tensors: Mapping[str, Tensor]) -> Converted:
