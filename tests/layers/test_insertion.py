@@ -10,7 +10,10 @@ from reeltag.layers.nonlocal_block import AfterBlock
 from reeltag.models.image2d import build_backbone
 from reeltag.models.tsn import TemporalSegmentNetwork
 
-OPTIONS = {"nonlocal_block": {"pool": "before", "scale": True}, "relation_block": {"reach": (1, 1, 1)}}
+OPTIONS = {
+    "nonlocal_block": {"pool": "before", "scale": True},
+    "relation_block": {"reach": (2, 1, 1), "field": (3, 2, 2)},
+}
 
 
 @pytest.mark.parametrize("layer", OPTIONS)
