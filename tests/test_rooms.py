@@ -13,7 +13,8 @@ ROOT = Path(reeltag.__file__).parent
 ORDER = [
     {"errors"},
     {"schema", "registry"},
-    {"recipe", "store", "hardware"},
+    {"recipe", "store", "hardware", "watch"},
+    {"processes"},
     {"media", "layers", "losses", "metrics"},
     {"data", "models"},
     {"hub"},

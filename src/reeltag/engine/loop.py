@@ -10,22 +10,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import nn
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from reeltag.build import Parts
 from reeltag.data.dataset import in_order, make_loader
 from reeltag.data.example_order import EpochOrder
+from reeltag.engine.global_batch import in_step, loss_of_all, seed_forward, seed_loss, stand_in
 from reeltag.engine.interrupt import Interrupt
 from reeltag.engine.monitor import Monitor
 from reeltag.engine.optim import build_optimizer, flatten_state, rate_factor, restore_state, set_rate
 from reeltag.engine.random_state import random_state, restore_random_state
-from reeltag.errors import Diverged, StoreError, TooManyBadFiles
-from reeltag.hardware import default_workers, resolve_precision
+from reeltag.engine.sharded import accelerate_asks_for_shards, restore_whole_state, shard, whole_state
+from reeltag.errors import Diverged, RecipeError, StoreError, TooManyBadFiles
+from reeltag.hardware import default_workers, resolve_device, resolve_precision
 from reeltag.metrics import LOWER_IS_BETTER
 from reeltag.metrics.evaluate import evaluate_scores
+from reeltag.metrics.streaming import Accumulator
 from reeltag.models.scoring import score_videos
+from reeltag.processes import current
 from reeltag.store.checkpoint import latest_checkpoint, load_checkpoint, prune_checkpoints, save_checkpoint
 from reeltag.store.run import RunFolder
 
@@ -45,40 +49,71 @@ class Progress:
 
 
 class Trainer:
-    """Trains the parts of a recipe into a run folder.
+    """Trains the parts of a recipe into a run folder, on all the processes that `processes.join` has connected.
 
     Args:
         parts: what `build_parts` returned.
         run: the run folder.
         device: a torch device, or `auto`.
-        workers: loader processes; None chooses by hardware and footage.
+        workers: loader processes of each process; None chooses by hardware and footage.
         monitor: where progress is shown.
+        sharded: keep a part of weights and optimiser on each process, not all of them on every one.
     """
 
     def __init__(
-        self, parts: Parts, run: RunFolder, *, device: str = "auto", workers: int | None = None, monitor: Monitor
+        self,
+        parts: Parts,
+        run: RunFolder,
+        *,
+        device: str = "auto",
+        workers: int | None = None,
+        monitor: Monitor,
+        sharded: bool = False,
     ) -> None:
         self.parts, self.run, self.monitor = parts, run, monitor
         self.train = parts.recipe.train
+        self.processes = current()
+        if self.train.batch_size < self.processes.world:
+            raise RecipeError(
+                f"train.batch_size {self.train.batch_size} is for all {self.processes.world} processes together; "
+                "start fewer, or make it larger"
+            )
         # Accelerate fixes its precision for the whole process; ours is each run's own.
         self.bf16 = resolve_precision(self.train.precision, device) == "bf16"
-        self.accelerator = Accelerator(cpu=device == "cpu")
+        self.sharded = (accelerate_asks_for_shards() or sharded) and self.processes.world > 1
+        self.accelerator = self._accelerator(device)
         self.device = self.accelerator.device
         self.workers = default_workers(self.device, parts.training.footage.packed) if workers is None else workers
         self.order = EpochOrder(
             parts.train_rows,
             self.train.batch_size,
             seed=self.train.seed,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
+            rank=self.processes.rank,
+            world=self.processes.world,
             weights=parts.weights,
         )
         self.total_steps = max(1, math.ceil(self.train.epochs * self.order.num_batches))
         model = parts.model.to(self.device)
         self.model: nn.Module
         self.optimizer: Optimizer
-        self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, self.train))
+        if self.sharded:
+            self.model = shard(model, self.device.type)
+            self.optimizer = build_optimizer(self.model, self.train)
+        else:
+            self.model, self.optimizer = self.accelerator.prepare(model, build_optimizer(model, self.train))
         self.at = Progress()
+
+    def _accelerator(self, device: str) -> Accelerator:
+        many = self.processes.world > 1
+        on_cpu = device == "cpu" or (many and resolve_device(device).type == "cpu")
+        if not many:
+            return Accelerator(cpu=on_cpu)
+        # Told to look for unused parameters, DDP keeps its first order of summing gradients; it would otherwise change
+        # it after one step, and a resumed run would round differently from one that was never stopped.
+        made = Accelerator(cpu=on_cpu, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        if made.num_processes != self.processes.world:
+            raise RuntimeError(f"accelerate sees {made.num_processes} processes of {self.processes.world}")
+        return made
 
     def fit(self, *, resume: bool = False) -> Progress:
         """Train to the end and return where the run stands; with `resume`, from the newest whole checkpoint on."""
@@ -87,14 +122,17 @@ class Trainer:
         saved_at = time.monotonic()
         with self.monitor.watch(self.total_steps, self.at.step), Interrupt() as interrupt:
             while self.at.step < self.total_steps:
+                stop = False
                 for batch, waited_s in self._batches(interrupt):
                     self._step(batch, waited_s)
-                    if self.at.step >= self.total_steps or interrupt.asked:
+                    due = self.processes.is_main and time.monotonic() - saved_at >= self.train.checkpoint_every_s
+                    stop, due = self.processes.any(interrupt.asked, due)
+                    if self.at.step >= self.total_steps or stop:
                         break
-                    if time.monotonic() - saved_at >= self.train.checkpoint_every_s and self._mid_epoch():
+                    if due and self._mid_epoch():
                         self.save()
                         saved_at = time.monotonic()
-                if interrupt.asked and self.at.step < self.total_steps and self._mid_epoch():
+                if (stop or interrupt.asked) and self.at.step < self.total_steps and self._mid_epoch():
                     self.save()
                     raise KeyboardInterrupt
                 self._end_of_epoch()
@@ -116,29 +154,32 @@ class Trainer:
 
     def _step(self, batch: dict[str, Any], waited_s: float) -> None:
         started = time.perf_counter()
-        self._note_bad_files(batch["bad"])
+        each = self.processes.counts(len(batch["rows"]), len(batch["bad"]))
+        counts, num_clips = [clips for clips, _ in each], sum(clips for clips, _ in each)
+        bad = self.processes.objects(batch["bad"]) if any(bad for _, bad in each) else []
+        self._note_bad_files([line for part in bad for line in part])
         rate = self.train.lr * rate_factor((self.at.step + 1) / self.order.num_batches, self.train)
         loss_value = math.nan
-        if len(batch["rows"]):
+        if num_clips:
             set_rate(self.optimizer, rate)
-            loss_value = self._update(batch)
+            loss_value = self._update(batch if len(batch["rows"]) else self._stand_in(), counts)
         self.at.step += 1
         self.at.batch += 1
-        self.at.clips += len(batch["rows"]) * self.accelerator.num_processes
+        self.at.clips += num_clips
         self.at.seconds += waited_s + time.perf_counter() - started
         line = self.monitor.step(self.at.step, self.at.step / self.order.num_batches, loss_value, rate,
-                                 len(batch["rows"]) * self.accelerator.num_processes, waited_s)  # fmt: skip
-        if line and self.accelerator.is_main_process:
+                                 num_clips, waited_s)  # fmt: skip
+        if line and self.processes.is_main:
             self.run.log(line)
 
-    def _update(self, batch: dict[str, Any]) -> float:
+    def _update(self, batch: dict[str, Any], counts: list[int]) -> float:
         """One optimiser step; returns the loss."""
         video = batch["video"].to(self.device, non_blocking=True).flatten(0, 1)  # (B, T, C, H, W): one view a clip
+        if self.processes.world > 1:
+            seed_forward(self.processes, self.train.seed, self.at.step)
         with self._autocast():
             logits = self.model(video)
-        ignore = batch["ignore"].to(self.device) if bool(batch["ignore"].any()) else None
-        loss = self.parts.loss(logits.float(), batch["targets"].to(self.device), ignore=ignore)
-        value = float(loss.detach())
+        loss, value = self._loss(logits.float(), batch, counts)
         if not math.isfinite(value):
             raise Diverged(
                 f"the loss became {value} at step {self.at.step + 1}; lower train.lr, set train.clip_norm=5, "
@@ -150,6 +191,19 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return value
+
+    def _loss(self, logits: Tensor, batch: dict[str, Any], counts: list[int]) -> tuple[Tensor, float]:
+        """Return what to go backward from, and the loss of the whole batch."""
+        targets = batch["targets"].to(self.device)
+        if self.processes.world > 1:
+            seed_loss(self.train.seed, self.at.step)
+            return loss_of_all(self.parts.loss, self.processes, logits, targets, batch["ignore"], counts)
+        ignore = batch["ignore"].to(self.device) if bool(batch["ignore"].any()) else None
+        loss = self.parts.loss(logits, targets, ignore=ignore)
+        return loss, float(loss.detach())
+
+    def _stand_in(self) -> dict[str, Any]:
+        return stand_in(self.parts.training, self.at.epoch, self.parts.train_rows)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
@@ -178,30 +232,37 @@ class Trainer:
 
     def validate(self) -> float:
         """Score the validation rows, log every metric and return the one that `best_by` names."""
-        rows = self.parts.val_rows[self.accelerator.process_index :: self.accelerator.num_processes]
-        keys = in_order(rows, max(1, self.train.batch_size // self.parts.test.view.num_views))
-        loader = make_loader(self.parts.test, keys, workers=self.workers)
-        found = list(
-            score_videos(
-                self.model,
-                self.monitor.over(loader, "validating"),
-                average=self.parts.recipe.test.average,
-                device=self.device,
-                autocast=self._autocast,
-            )
-        )
-        scored = [part for part in found if len(part.rows)]
-        if not scored:
-            raise TooManyBadFiles("no clip of the validation split could be read; run `reeltag data check MANIFEST`")
-        rows_seen = self.accelerator.gather_for_metrics(torch.cat([part.rows for part in scored]).to(self.device)).cpu()
-        scores = self.accelerator.gather_for_metrics(torch.cat([part.scores for part in scored]).to(self.device)).cpu()
-        test = self.parts.test
-        results = evaluate_scores(scores, test.targets[rows_seen], test.ignore[rows_seen])
-        values = {name: value for name, value in results.values.items() if not math.isnan(value)}
-        if self.accelerator.is_main_process:
+        test, processes = self.parts.test, self.processes
+        size = max(1, self.train.batch_size // processes.world // test.view.num_views)
+        loader: Any = make_loader(test, in_order(processes.share(self.parts.val_rows), size), workers=self.workers)
+        batches: Any = self.monitor.over(loader, "validating")
+        processes.same_buffers(self.model)
+        if self.sharded:
+            most = max(count for (count,) in processes.counts(len(loader)))
+            batches = in_step(batches, most, lambda: stand_in(test, 0, self.parts.val_rows))
+        # Past DDP, whose forward passes exchange buffers and so would have to be as many on every process.
+        model = self.model if self.sharded else self.accelerator.unwrap_model(self.model)
+        seen = Accumulator()
+        for part in score_videos(
+            model, batches, average=self.parts.recipe.test.average, device=self.device, autocast=self._autocast
+        ):
+            rows = part.rows[part.rows >= 0]
+            if len(rows):
+                seen.add(part.scores, test.targets[rows], test.ignore[rows], rows=rows)
+        parts = processes.to_main(seen)
+        values = processes.from_main(lambda: self._measure(Accumulator.merged(parts)))
+        if processes.is_main:
             self.run.log({"step": self.at.step, "epoch": self.at.step / self.order.num_batches, "val": values})
             self.monitor.validated(self.at.step / self.order.num_batches, values)
         return values.get(self.train.best_by, math.nan)
+
+    @staticmethod
+    def _measure(seen: Accumulator) -> dict[str, float]:
+        if not len(seen):
+            raise TooManyBadFiles("no clip of the validation split could be read; run `reeltag data check MANIFEST`")
+        pairs = seen.pairs()
+        values = evaluate_scores(pairs, pairs.targets).values
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def _note_bad_files(self, bad: list[dict[str, Any]]) -> None:
         """List each unreadable file once; stop when they are more than the recipe allows."""
@@ -209,7 +270,8 @@ class Trainer:
             if line["row"] in self.at.bad_rows:
                 continue
             self.at.bad_rows.append(line["row"])
-            self.run.log_bad_file(line)
+            if self.processes.is_main:
+                self.run.log_bad_file(line)
             self.monitor.note(f"skipped {line['path']}: {line['reason']}: {line['message']}")
         allowed = math.floor(self.parts.recipe.data.max_bad * len(self.parts.train_rows))
         if len(self.at.bad_rows) > allowed:
@@ -221,14 +283,17 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint from which `resume` goes on exactly, and drop old ones."""
-        if not self.accelerator.is_main_process:
+        if self.sharded:
+            weights, tensors, rest = whole_state(self.model, self.optimizer)
+        if not self.processes.is_main:
             return
-        tensors, rest = flatten_state(self.optimizer)
-        model = self.accelerator.unwrap_model(self.model)
+        if not self.sharded:
+            weights = self.accelerator.unwrap_model(self.model).state_dict()
+            tensors, rest = flatten_state(self.optimizer)
         path = save_checkpoint(
             self.run.checkpoints,
             self.at.step,
-            {"model": model.state_dict(), "optimizer": tensors, "rng": random_state()},
+            {"model": weights, "optimizer": tensors, "rng": random_state()},
             {**vars(self.at), "optimizer": rest, "recipe_hash": self.parts.recipe.hash,
              "total_steps": self.total_steps, "label_names": self.parts.label_names},
         )  # fmt: skip
@@ -237,17 +302,20 @@ class Trainer:
 
     def resume(self) -> None:
         """Put back the newest whole checkpoint; StoreError when there is none or it is of another recipe."""
-        path = latest_checkpoint(self.run.checkpoints)
+        path = self.processes.from_main(lambda: latest_checkpoint(self.run.checkpoints))
         if path is None:
-            self.run.rewind(0, [])
+            self.processes.from_main(lambda: self.run.rewind(0, []))
             return  # killed before the first checkpoint: the run starts again from the same seed
         tensors, state = load_checkpoint(path)
         if state["recipe_hash"] != self.parts.recipe.hash:
             raise StoreError(f"{path} was trained with another recipe; resume without overrides, or start a new --out")
         if state["label_names"] != self.parts.label_names:
             raise StoreError(f"{path} has {len(state['label_names'])} labels, not those of this manifest; give its own")
-        self.accelerator.unwrap_model(self.model).load_state_dict(tensors["model"])
-        restore_state(self.optimizer, tensors["optimizer"], state["optimizer"])
+        if self.sharded:
+            restore_whole_state(self.model, self.optimizer, tensors["model"], tensors["optimizer"], state["optimizer"])
+        else:
+            self.accelerator.unwrap_model(self.model).load_state_dict(tensors["model"])
+            restore_state(self.optimizer, tensors["optimizer"], state["optimizer"])
         restore_random_state(tensors["rng"])
         self.at = Progress(**{name: state[name] for name in vars(Progress())})
-        self.run.rewind(self.at.step, self.at.bad_rows)
+        self.processes.from_main(lambda: self.run.rewind(self.at.step, self.at.bad_rows))
