@@ -84,10 +84,10 @@ class Processes:
             except ReeltagError as error:
                 told = [(None, error)]
         dist.broadcast_object_list(told, src=0)
-        value, error = told[0]
-        if error is not None:
-            raise error
-        result: T = value
+        result: T
+        result, problem = told[0]
+        if problem is not None:
+            raise problem
         return result
 
     def same_buffers(self, model: torch.nn.Module) -> None:

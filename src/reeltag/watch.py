@@ -38,8 +38,9 @@ class Watch:
         run = f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # A client of its own: a wait on another one would hold its connection.
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=SILENT_S))
-        self._store: Any = dist.PrefixStore(f"reeltag/{run}", store)
+        limit = timedelta(seconds=SILENT_S)
+        store = dist.TCPStore(host, port, is_master=False, timeout=limit)  # type: ignore[attr-defined]
+        self._store: Any = dist.PrefixStore(f"reeltag/{run}", store)  # type: ignore[attr-defined]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reeltag-watch", daemon=True)
         self._previous: Any = None

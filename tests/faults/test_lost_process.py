@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -92,45 +92,53 @@ def assert_equal(out, whole):
     assert all(bool((first[name] == second[name]).all()) for name in first)
 
 
-def launch(recipe, packed, out, *more):
-    """Start `torchrun -m reeltag train` on two processes, as a person would."""
+@contextmanager
+def launched(recipe, packed, out, *more):
+    """`torchrun -m reeltag train` on two processes, as a person would start it; nothing of it is left afterwards."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = ["train", str(recipe), f"train.epochs={2000}", "train.checkpoint_every_s=0"]
+    words = ["train", str(recipe), "train.epochs=2000", "train.checkpoint_every_s=0"]
     options = ["--manifest", str(packed), "--out", str(out), "--device", "cpu", *more]
-    return subprocess.Popen(
+    launcher = subprocess.Popen(
         [*torchrun, "-m", "reeltag", *words, *options],
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
+    workers = []
+    try:
+        deadline = time.monotonic() + 120
+        while not latest_checkpoint(out / "checkpoints") and launcher.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert launcher.poll() is None, launcher.communicate()[1]
+        workers = workers_of(launcher)
+        yield launcher, workers
+    finally:
+        for process in (launcher.pid, *workers):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        launcher.communicate()
 
 
 def workers_of(launcher):
     """The process numbers of the ranks, in their order."""
     found = {}
     for status in Path("/proc").glob("[0-9]*/status"):
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):
             if f"PPid:\t{launcher.pid}\n" in status.read_text():
                 pairs = (status.parent / "environ").read_bytes().split(b"\0")
                 rank = next((pair[5:] for pair in pairs if pair.startswith(b"RANK=")), None)
                 if rank is not None:
                     found[int(rank)] = int(status.parent.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
     return [found[rank] for rank in sorted(found)]
 
 
-def wait_for_checkpoint(launcher, out):
-    deadline = time.monotonic() + 120
-    while not latest_checkpoint(out / "checkpoints") and launcher.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert launcher.poll() is None, launcher.communicate()[1]
+IN_PROC = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 
 
+@IN_PROC
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 @pytest.mark.parametrize(
     ("number", "said"),
     [
@@ -139,36 +147,31 @@ def wait_for_checkpoint(launcher, out):
     ],
 )
 def test_torchrun_ends_within_half_a_minute_and_says_why(mini_packed, small_recipe, tmp_path, number, said):
-
-    launcher = launch(small_recipe, mini_packed, tmp_path / "run")
-    try:
-        wait_for_checkpoint(launcher, tmp_path / "run")
-        main, other = workers_of(launcher)
+    with launched(small_recipe, mini_packed, tmp_path / "run") as (launcher, (main, other)):
         os.kill(other, number)
         hit_at = time.monotonic()
         while Path(f"/proc/{main}").exists() and time.monotonic() - hit_at < 60:
             time.sleep(0.1)
         assert time.monotonic() - hit_at < LOST_WITHIN_S
-        os.kill(other, signal.SIGKILL)  # a stopped process cannot even be asked to end
+        with suppress(ProcessLookupError):
+            os.kill(other, signal.SIGKILL)  # a stopped process cannot even be asked to end
         _, text = launcher.communicate(timeout=60)
-    finally:
-        os.killpg(launcher.pid, signal.SIGKILL)
     assert launcher.returncode != 0
     assert re.search(said, text), text
     assert "--resume goes on from the newest checkpoint" in text
 
 
+@IN_PROC
 @pytest.mark.slow
-def test_ctrl_c_under_torchrun_saves_and_resumes(mini_packed, small_recipe, tmp_path):
+def test_ctrl_c_under_torchrun_saves_in_step(mini_packed, small_recipe, tmp_path):
     out = tmp_path / "run"
-    launcher = launch(small_recipe, mini_packed, out)
-    try:
-        wait_for_checkpoint(launcher, out)
+    with launched(small_recipe, mini_packed, out) as (launcher, _):
         time.sleep(1)
         os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does: to the launcher and to both processes
         _, text = launcher.communicate(timeout=60)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(launcher.pid, signal.SIGKILL)
-    assert "and saved; the same command with --out" in text, text
-    assert "failed" not in text.split("interrupted at step")[0]
+    said = re.search(r"interrupted at step (\d+) and saved; the same command with --out .* --resume goes on", text)
+    assert said, text
+    newest = latest_checkpoint(out / "checkpoints")
+    assert newest is not None
+    assert newest.name == f"step_{int(said[1]):08d}"
+    assert "error" not in text.split("interrupted at step")[0]

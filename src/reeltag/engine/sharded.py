@@ -55,8 +55,11 @@ def whole_state(model: nn.Module, optimizer: Optimizer) -> tuple[Tensors, Tensor
 
     Every process calls it. The result is that of an unsharded run, which can resume from it, and the other way round.
     """
-    weights, state = get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    tensors, rest = {}, {}
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    found: Any = get_state_dict(model, optimizer, options=options)  # torch types it as anything a checkpoint may hold
+    weights, state = found
+    tensors: Tensors = {}
+    rest: dict[str, Any] = {}
     number = {name: index for index, name in enumerate(_names(model, optimizer))}
     for name, values in state.get("state", {}).items():
         for key, value in values.items():
@@ -65,15 +68,16 @@ def whole_state(model: nn.Module, optimizer: Optimizer) -> tuple[Tensors, Tensor
 
 
 def restore_whole_state(
-    model: nn.Module, optimizer: Optimizer, weights: Tensors, tensors: Tensors, rest: dict[str, Any]
+    model: nn.Module, optimizer: Optimizer, weights: dict[str, Any], tensors: Tensors, rest: dict[str, Any]
 ) -> None:
     """Put back what `whole_state` returned; every process gives the whole of it and keeps its part."""
     names = _names(model, optimizer)
-    state: dict[str, dict[str, Any]] = {}
+    state: dict[str, Any] = {}
     for name, value in [*tensors.items(), *rest.items()]:
         index, key = name.split(".", 1)
         state.setdefault(names[int(index)], {})[key] = value
-    groups, first = [], 0
+    groups: list[dict[str, Any]] = []
+    first = 0
     for group in optimizer.param_groups:
         known = {key: value for key, value in group.items() if key != "params"}
         groups.append({**known, "params": names[first : first + len(group["params"])]})
