@@ -22,6 +22,7 @@ ORDER = [
     {"engine", "inference"},
     {"report", "serve", "scale", "bench"},
     {"cli"},
+    {"__main__"},
 ]
 # The rooms that may read each other within one step, in this direction only.
 SIDEWAYS = {("report", "bench"), ("schema", "registry"), ("recipe", "store")}
