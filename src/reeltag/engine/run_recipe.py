@@ -143,4 +143,4 @@ def dry_run_recipe(call: TrainCall) -> dict[str, Any]:
     recipe = load_recipe(call.recipe, call.overrides)
     check(recipe)
     footage = _open(call.manifest, recipe, None) if call.manifest else None
-    return {"recipe": recipe.to_yaml(), **predict_cost(recipe, footage, device=call.device)}
+    return {"recipe": recipe.to_yaml(), **predict_cost(recipe, footage, device=call.device, workers=call.workers)}

@@ -76,7 +76,7 @@ def label_ranks(pairs: Pairs) -> LabelRanks:
             waiting, size = [], 0
     if waiting:
         _measure(waiting, values)
-    return LabelRanks(*values, positives, negatives)
+    return LabelRanks(values[0], values[1], values[2], positives, negatives)
 
 
 def _measure(labels: list[tuple[int, Array, Array]], values: Array) -> None:
