@@ -66,7 +66,5 @@ def advice(found: EpochTime, *, packed: bool) -> str:
     if found.waits < 0.1:
         return "the model sets the pace: a faster device, a smaller model or smaller clips would help, more workers not"
     if not packed:
-        return (
-            "the model waits for clips: `reeltag data pack` decodes once for all epochs, more --workers share it"
-        )
+        return "the model waits for clips: `reeltag data pack` decodes once for all epochs, more --workers share it"
     return "the model waits for clips: more --workers, or shards of smaller frames (`data pack --short-side-px`)"

@@ -7,7 +7,6 @@ import numpy as np
 from reeltag.metrics.pairs import Array
 
 _CHUNK = 1 << 16  # scores binned at a time: they and their bins stay in the cache
-_MANY_BINS, _SOME_BINS = 16, 4  # per threshold: one score in 16, or in 4, shares a bin with one and is sorted
 _FEW_PER_THRESHOLD = 4  # with fewer scores than this for each, sorting them all is as fast
 _MIN_BINS, _MAX_BINS = 1 << 11, 1 << 18
 
@@ -29,9 +28,9 @@ def counts_at_or_above(scores: Array, thresholds: Array) -> Array:
     """
     if not thresholds.size:
         return np.zeros(0, dtype=np.int64)
-    num_bins = min(
-        max(_MIN_BINS, 1 << (_bins_per_threshold(scores, thresholds) * thresholds.size).bit_length()), _MAX_BINS
-    )
+    # One score in 16, or in 4 where they are few, shares a bin with a threshold.
+    per_threshold = 16 if scores.size >= 32 * thresholds.size else 4
+    num_bins = min(max(_MIN_BINS, 1 << (per_threshold * thresholds.size).bit_length()), _MAX_BINS)
     low, high = thresholds[0], thresholds[-1]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         scale = scores.dtype.type(num_bins - 2) / (high - low)
@@ -61,7 +60,3 @@ def counts_at_or_above(scores: Array, thresholds: Array) -> Array:
     up_to = counts.cumsum()
     ordered = np.sort(np.concatenate(kept))
     return np.asarray(up_to[-1] - up_to[threshold_bins] + ordered.size - np.searchsorted(ordered, thresholds))
-
-
-def _bins_per_threshold(scores: Array, thresholds: Array) -> int:
-    return _MANY_BINS if scores.size > _MANY_BINS * _FEW_PER_THRESHOLD * thresholds.size else _SOME_BINS
