@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _GATHER_PAIRS = 1 << 18  # pairs compared at a time within rows
+_TOGETHER = 1 << 13  # positives of several labels that are measured together
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,43 @@ class VideoRanks:
 
 def label_ranks(pairs: Pairs) -> LabelRanks:
     """Rank the videos of every label: average precision and the best F1 with its threshold."""
-    precision, f1, threshold = (np.full(pairs.num_labels, np.nan) for _ in range(3))
+    values = np.full((3, pairs.num_labels), np.nan)
     positives, negatives = (np.zeros(pairs.num_labels, dtype=np.int64) for _ in range(2))
+    waiting: list[tuple[int, Array, Array]] = []
+    size = 0
     for label, scores, positive in pairs.columns():
         found = np.sort(scores[positive])
         positives[label], negatives[label] = found.size, scores.size - found.size
-        if not found.size:
-            continue
-        above = counts_at_or_above(scores, found)  # (P,) videos at or above each positive
-        hits = found.size - np.searchsorted(found, found)  # (P,) positives among them
-        precision[label] = np.mean(hits / above)
-        f1_at = 2 * hits / (above + found.size)
-        best = found.size - 1 - int(np.argmax(f1_at[::-1]))  # the highest of equally good thresholds
-        f1[label], threshold[label] = f1_at[best], found[best]
-    return LabelRanks(precision, f1, threshold, positives, negatives)
+        if found.size:
+            waiting.append((label, found, counts_at_or_above(scores, found)))
+            size += found.size
+        if size >= _TOGETHER:
+            _measure(waiting, values)
+            waiting, size = [], 0
+    if waiting:
+        _measure(waiting, values)
+    return LabelRanks(values[0], values[1], values[2], positives, negatives)
+
+
+def _measure(labels: list[tuple[int, Array, Array]], values: Array) -> None:
+    """Write average precision, best F1 and its threshold of several labels into (3, L), in one go: labels are many.
+
+    Each label comes with (P,) the rising scores of its positives and (P,) the videos at or above each of them.
+    """
+    columns = [label for label, _, _ in labels]
+    found, above = np.concatenate([part for _, part, _ in labels]), np.concatenate([part for _, _, part in labels])
+    sizes = np.array([len(part) for _, part, _ in labels])
+    ends = sizes.cumsum()
+    starts = ends - sizes
+    place = np.arange(found.size)
+    begins = np.r_[True, found[1:] != found[:-1]]  # a run of equal scores
+    begins[starts] = True
+    hits = np.repeat(ends, sizes) - np.maximum.accumulate(np.where(begins, place, 0))  # positives at or above
+    values[0, columns] = np.add.reduceat(hits / above, starts) / sizes
+    f1 = 2 * hits / (above + np.repeat(sizes, sizes))
+    best = np.maximum.reduceat(f1, starts)
+    highest = np.maximum.reduceat(np.where(f1 == np.repeat(best, sizes), place, -1), starts)  # of equally good ones
+    values[1, columns], values[2, columns] = best, found[highest]
 
 
 def video_ranks(pairs: Pairs) -> VideoRanks:

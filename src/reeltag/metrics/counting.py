@@ -7,8 +7,8 @@ import numpy as np
 from reeltag.metrics.pairs import Array
 
 _CHUNK = 1 << 16  # scores binned at a time: they and their bins stay in the cache
-_BINS_PER_THRESHOLD = 16  # so that few scores share a bin with a threshold
-_MIN_BINS, _MAX_BINS = 1 << 12, 1 << 18
+_FEW_PER_THRESHOLD = 4  # with fewer scores than this for each, sorting them all is as fast
+_MIN_BINS, _MAX_BINS = 1 << 11, 1 << 18
 
 
 def counts_at_or_above(scores: Array, thresholds: Array) -> Array:
@@ -28,11 +28,13 @@ def counts_at_or_above(scores: Array, thresholds: Array) -> Array:
     """
     if not thresholds.size:
         return np.zeros(0, dtype=np.int64)
-    num_bins = min(max(_MIN_BINS, 1 << (_BINS_PER_THRESHOLD * thresholds.size).bit_length()), _MAX_BINS)
+    # One score in 16, or in 4 where they are few, shares a bin with a threshold.
+    per_threshold = 16 if scores.size >= 32 * thresholds.size else 4
+    num_bins = min(max(_MIN_BINS, 1 << (per_threshold * thresholds.size).bit_length()), _MAX_BINS)
     low, high = thresholds[0], thresholds[-1]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         scale = scores.dtype.type(num_bins - 2) / (high - low)
-    few = scores.size < max(num_bins, _BINS_PER_THRESHOLD * thresholds.size)
+    few = scores.size < max(num_bins, _FEW_PER_THRESHOLD * thresholds.size)
     if few or not 0 < scale < np.inf:  # also when the thresholds are equal or infinite
         ordered = np.sort(scores)
         return np.asarray(ordered.size - np.searchsorted(ordered, thresholds))
@@ -42,7 +44,7 @@ def counts_at_or_above(scores: Array, thresholds: Array) -> Array:
             place = (values - low) * scale
         np.clip(place, -1, num_bins - 2, out=place)
         place += 1  # bin 0 is below every threshold
-        return place.astype(np.int32)
+        return place.astype(np.intp)  # what bincount and take read without a copy
 
     threshold_bins = bins_of(thresholds)
     shared = np.zeros(num_bins, dtype=bool)
@@ -53,8 +55,8 @@ def counts_at_or_above(scores: Array, thresholds: Array) -> Array:
         chunk = np.ascontiguousarray(scores[start : start + _CHUNK])
         bins = bins_of(chunk)
         counts += np.bincount(bins, minlength=num_bins)
-        kept.append(chunk[shared[bins]])
+        kept.append(chunk[shared.take(bins)])
     counts[shared] = 0  # these are counted one by one
-    above = counts[::-1].cumsum()[::-1][threshold_bins]
+    up_to = counts.cumsum()
     ordered = np.sort(np.concatenate(kept))
-    return np.asarray(above + ordered.size - np.searchsorted(ordered, thresholds))
+    return np.asarray(up_to[-1] - up_to[threshold_bins] + ordered.size - np.searchsorted(ordered, thresholds))

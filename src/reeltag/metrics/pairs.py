@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 BLOCK_PAIRS = 1 << 20  # pairs of a row block: 4 MiB of float32
 _COLUMNS_BYTES = 1 << 23
-_TILE_ROWS = 4096
+_TILE_ROWS = 256
 
 
 class Pairs:
@@ -70,7 +70,7 @@ class Pairs:
         The arrays lie in a buffer of at most `_COLUMNS_BYTES` that the next labels overwrite: a row-major matrix is
         read a few neighbouring labels at a time, since each memory access brings them all.
         """
-        at_a_time = min(16, max(1, _COLUMNS_BYTES // max(1, self.scores.dtype.itemsize * self.num_videos)))
+        at_a_time = min(64, max(1, _COLUMNS_BYTES // max(1, self.scores.dtype.itemsize * self.num_videos)))
         inputs = (self.scores, self.targets, *(() if self.ignore is None else (self.ignore,)))
         buffers = [np.empty((at_a_time, self.num_videos), dtype=one.dtype) for one in inputs]
         for start in range(0, self.num_labels, at_a_time):
