@@ -1,6 +1,10 @@
 """Options and fixtures that every test folder shares."""
 
+import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -78,3 +82,21 @@ def mini_run(mini_packed: Path, small_recipe: Path, tmp_path_factory: pytest.Tem
     out = tmp_path_factory.mktemp("runs") / "small"
     train_recipe(TrainCall(str(small_recipe), (), mini_packed, out, device="cpu"), 0, None)
     return out
+
+
+@pytest.fixture(scope="session")
+def forks() -> ModuleType:
+    """The module `tests/together.py`, which starts connected processes."""
+    spec = importlib.util.spec_from_file_location("together", Path(__file__).with_name("together.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def together(forks: ModuleType) -> Callable[..., list[Any]]:
+    """`together(world, function, *args)`: what the function returned in each of several connected processes."""
+    function: Callable[..., list[Any]] = forks.together
+    return function

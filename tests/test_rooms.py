@@ -14,7 +14,8 @@ ORDER = [
     {"errors"},
     {"schema", "registry"},
     {"sections"},
-    {"recipe", "store", "hardware"},
+    {"recipe", "store", "hardware", "watch"},
+    {"processes"},
     {"media", "layers", "losses", "metrics"},
     {"data", "models"},
     {"hub"},
@@ -22,6 +23,7 @@ ORDER = [
     {"engine", "inference"},
     {"report", "serve", "scale", "bench"},
     {"cli"},
+    {"__main__"},
 ]
 # The rooms that may read each other within one step, in this direction only.
 SIDEWAYS = {("report", "bench"), ("schema", "registry"), ("recipe", "store")}
@@ -32,7 +34,8 @@ HOMES = {
     "accelerate": {"engine/loop.py"},
     "cv2": {"media/flow", "bench/decode.py"},
     "decord": {"bench/decode.py"},
-    "sklearn": {"baselines", "inference/baselines"},
+    "sklearn": {"inference/baselines", "bench/metrics.py"},
+    "torchmetrics": {"bench/metrics.py"},
     "pyarrow": {"data", "store", "inference/tag_table.py"},
     "typer": {"cli"},
     "jinja2": {"report"},

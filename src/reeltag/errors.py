@@ -57,6 +57,10 @@ class Diverged(ReeltagError):
     """Training whose loss is no longer a finite number."""
 
 
+class LostProcess(ReeltagError):
+    """A run of several processes of which another one ended or stopped answering."""
+
+
 class MediaError(ReeltagError):
     """A media file that cannot be read, with the reason as a code.
 

@@ -11,9 +11,15 @@ from reeltag.errors import ReeltagError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the torch device of a `--device` value; `auto` is the GPU when there is one."""
+    """Return the torch device of a `--device` value; `auto` is the GPU when there is one.
+
+    Among several processes `auto` and `cuda` are the GPU that the launcher gave to this one (LOCAL_RANK).
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        own = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda") if own is None else torch.device("cuda", int(own))
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -28,9 +28,16 @@ def test_any_batch_can_be_returned_to():
 
 
 def test_processes_share_an_epoch_without_overlap():
-    whole = batches(EpochOrder(list(range(24)), 4, seed=2), 0)
-    parts = [batches(EpochOrder(list(range(24)), 2, seed=2, rank=rank, world=2), 0) for rank in range(2)]
-    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    whole = batches(EpochOrder(list(range(23)), 5, seed=2, drop_last=False), 0)
+    for world in (2, 3, 5):  # whose batches are the same, in parts that differ by a clip at most
+        orders = [
+            EpochOrder(list(range(23)), 5, seed=2, rank=rank, world=world, drop_last=False) for rank in range(world)
+        ]
+        parts = [batches(order, 0) for order in orders]
+        assert [[key for part in batch for key in part] for batch in zip(*parts, strict=True)] == whole
+        sizes = [[len(part) for part in batch] for batch in zip(*parts, strict=True)]
+        assert all(max(batch) - min(batch) <= 1 for batch in sizes)
+    assert [len(part) for part in parts[0]] == [1, 1, 1, 1, 0]  # 3 clips left for 5 processes: an empty part
 
 
 def test_a_set_smaller_than_a_batch_is_one_batch():

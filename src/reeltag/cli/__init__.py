@@ -38,10 +38,14 @@ def main() -> None:
     # Torch's threads wait by spinning and stall each other as soon as another program runs: a step of 0.33 s took 7 s,
     # and 2.5 s like this. On an idle machine it costs 3 % on the smallest nets. Torch reads it when it is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        # Several processes: DDP would warn, once a process, of a search for unused parameters that is wanted here.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
     except ReeltagError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        who = f" (process {os.environ['RANK']})" if os.environ.get("RANK", "0") != "0" else ""
+        print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

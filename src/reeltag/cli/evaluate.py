@@ -35,12 +35,16 @@ def evaluate(
     from reeltag.inference.evaluate import evaluate as evaluate_model
     from reeltag.inference.evaluate import publish_results, summary, write_evaluation
     from reeltag.inference.load import load_trained
+    from reeltag.processes import join
 
-    loaded = load_trained(model, device=device, checkpoint=checkpoint)
-    footage, note = with_splits(open_footage(manifest)) if split != "all" else (open_footage(manifest), None)
-    if note:
-        log().print(note)
-    found = evaluate_model(loaded, footage, split=split, views=views, workers=workers, progress=bar("evaluating"))
+    with join(device) as processes:
+        loaded = load_trained(model, device=device, checkpoint=checkpoint)
+        footage, note = with_splits(open_footage(manifest)) if split != "all" else (open_footage(manifest), None)
+        if note and processes.is_main:
+            log().print(note)
+        found = evaluate_model(loaded, footage, split=split, views=views, workers=workers, progress=bar("evaluating"))
+    if not processes.is_main:
+        raise typer.Exit(1 if found.bad else 0)
     folder = out or loaded.trained.path
     path = write_evaluation(found, loaded, folder)
     if publish:

@@ -20,6 +20,9 @@ def train(
     device: Device = "auto",
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint of --out.")] = False,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="With several processes: weights and optimiser in parts (FSDP).")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Train this many runs, from train.seed on.")] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the recipe, its cost and its time; train nothing.")
@@ -31,12 +34,15 @@ def train(
 ) -> None:
     """Train a recipe; the run folder holds checkpoints, metrics, results and a report.
 
+    Several processes: torchrun or `accelerate launch`, then `-m reeltag train ...`.
+
     Example: reeltag train demo/tsm_resnet18_112 --manifest packed/ --out runs/first train.epochs=20
     """
     from reeltag.engine.run_recipe import TrainCall, dry_run_recipe, find_lr_recipe, train_recipe
+    from reeltag.processes import join
 
     console = log()
-    call = TrainCall(recipe, tuple(overrides or ()), manifest, out, device, workers, resume)
+    call = TrainCall(recipe, tuple(overrides or ()), manifest, out, device, workers, resume, shard)
     if dry_run:
         facts = dry_run_recipe(call)
         if as_json:
@@ -57,7 +63,10 @@ def train(
                     f"but it fell by {found['fell']:.0%} in all: too little to choose a rate by; look at the curve"
                 )
         return
-    finished = [train_recipe(call, seed, console, many=seeds > 1) for seed in range(seeds)]
+    with join(device) as processes:
+        finished = [train_recipe(call, seed, console, many=seeds > 1) for seed in range(seeds)]
+    if not processes.is_main:
+        return
     if as_json:
         print_json(finished)
         return

@@ -16,15 +16,16 @@ Key = tuple[int, int, int]  # (epoch, row of the manifest, how often the row cam
 class EpochOrder(Sampler[list[Key]]):
     """Batches of one epoch, shuffled from (seed, epoch), from any batch on, for one of several processes.
 
-    The permutation does not depend on workers or on what was read before, so a resumed run continues in the middle of
-    an epoch with the batch that came next. The last, smaller batch is left out when `drop_last` is set and an epoch has
-    at least one whole batch.
+    The permutation does not depend on workers, on the number of processes or on what was read before, so a resumed run
+    continues in the middle of an epoch with the batch that came next, on however many processes. The last, smaller
+    batch is left out when `drop_last` is set and an epoch has at least one whole batch.
 
     Args:
         rows: the rows of the manifest to visit.
-        batch_size: clips per batch and process.
+        batch_size: clips per batch of all processes together; each has its share of neighbours, equal to one clip.
         seed: what the permutations are drawn from.
-        rank: this process, in 0..world-1; `world`: the number of processes.
+        rank: this process, in 0..world-1; `world`: the number of processes. Each yields as many batches as the others,
+            an empty one where a last batch is smaller than `world`.
         drop_last: leave out a batch that is not whole.
         weights: how often each row is drawn relative to the others; None visits every row once an epoch.
     """
@@ -49,8 +50,8 @@ class EpochOrder(Sampler[list[Key]]):
         self.batch_size = batch_size
         self.seed = seed
         self.rank, self.world = rank, world
-        whole = len(rows) // (batch_size * world)
-        self.num_batches = whole if drop_last and whole else math.ceil(len(rows) / (batch_size * world))
+        whole = len(rows) // batch_size
+        self.num_batches = whole if drop_last and whole else math.ceil(len(rows) / batch_size)
         self.epoch = 0
         self.start = 0
 
@@ -71,12 +72,9 @@ class EpochOrder(Sampler[list[Key]]):
         for row in rows[torch.randperm(len(rows), generator=generator)].tolist():
             numbered.append((self.epoch, row, before[row]))
             before[row] += 1
-        step = self.batch_size * self.world
         for batch in range(self.start, self.num_batches):
-            first = batch * step + self.rank * self.batch_size
-            keys = numbered[first : min(first + self.batch_size, (batch + 1) * step)]
-            if keys:
-                yield keys
+            keys = numbered[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield keys[len(keys) * self.rank // self.world : len(keys) * (self.rank + 1) // self.world]
 
     def _drawn(self, generator: torch.Generator) -> Tensor:
         """The rows of an epoch, as many as there are rows: row i floor(w_i) times, and once more by chance.

@@ -11,6 +11,7 @@ import torch
 
 from reeltag.build import build_loss, build_model, check_input, rows_of
 from reeltag.data.footage import Footage
+from reeltag.engine.epoch_time import measure_epoch
 from reeltag.engine.monitor import format_s
 from reeltag.engine.protocol import prepare_model
 from reeltag.hardware import resolve_device, resolve_precision
@@ -20,15 +21,19 @@ from reeltag.models.training_loss import training_loss
 from reeltag.recipe import Recipe
 
 TIMED_STEPS = 3
+READ_BATCHES = 8
 
 
-def predict_cost(recipe: Recipe, footage: Footage | None, *, device: str = "auto") -> dict[str, Any]:
-    """Time a few training steps on drawn pixels and return what a whole run will take.
+def predict_cost(
+    recipe: Recipe, footage: Footage | None, *, device: str = "auto", workers: int | None = None
+) -> dict[str, Any]:
+    """Time a few training steps on drawn pixels, then on batches that are read, and return what a whole run will take.
 
     Args:
         recipe: the recipe.
-        footage: for the number of labels and clips; without it 10 labels are assumed and no time is predicted.
+        footage: what would be trained on; without it 10 labels are assumed and no time is predicted.
         device: where to measure.
+        workers: loader processes; None chooses as training does.
     """
     target = resolve_device(device)
     num_labels = len(footage.manifest.label_names) if footage else 10
@@ -48,9 +53,11 @@ def predict_cost(recipe: Recipe, footage: Footage | None, *, device: str = "auto
     facts["clips_per_s"] = round(batch / step_s, 2)
     facts["peak_memory_mib"] = round(_peak_memory_mib(target))
     if footage is not None:
-        clips_of_run = recipe.train.epochs * len(rows_of(footage.manifest, "train"))
         facts["train_clips"] = len(rows_of(footage.manifest, "train"))
-        facts["predicted_time"] = f"{format_s(clips_of_run / batch * step_s)} of steps, without decoding and validation"
+        epoch = measure_epoch(recipe, footage, device=device, workers=workers, batches=READ_BATCHES, limit_s=10)
+        facts["epoch_s"] = round(epoch.epoch_s, 2)
+        facts["wait_share"] = round(epoch.waits, 2)
+        facts["predicted_time"] = f"{format_s(recipe.train.epochs * epoch.epoch_s)} without validation"
     return facts
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
+_ONE_PRESS_S = 1.0  # a launcher repeats to its processes the signal that the terminal has sent them already
+
 
 class Interrupt:
-    """While it is entered, the first SIGINT sets `asked`; a second one raises KeyboardInterrupt at once.
+    """While it is entered, the first SIGINT sets `asked`; one a second later or more raises KeyboardInterrupt at once.
 
     Python delivers signals to the main thread alone: elsewhere `asked` stays False and SIGINT does what it did before.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self._asked_s = 0.0
         self._previous: Any = None
 
     def __enter__(self) -> Interrupt:
@@ -28,6 +32,7 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and time.monotonic() - self._asked_s > _ONE_PRESS_S:
             raise KeyboardInterrupt
-        self.asked = True
+        if not self.asked:
+            self.asked, self._asked_s = True, time.monotonic()

@@ -19,6 +19,7 @@ from reeltag.engine.find_lr import find_lr, write_curve
 from reeltag.engine.loop import Trainer
 from reeltag.engine.monitor import Monitor, format_s
 from reeltag.errors import RecipeError, StoreError
+from reeltag.processes import Processes, join, launched
 from reeltag.recipe import Recipe, load_recipe
 from reeltag.store.run import RunFolder, new_run_path
 
@@ -34,6 +35,7 @@ class TrainCall:
     device: str = "auto"
     workers: int | None = None
     resume: bool = False
+    sharded: bool = False
 
 
 def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: bool = False) -> dict[str, Any]:
@@ -48,10 +50,15 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
     Raises:
         ReeltagError: bad input, nothing to resume, too many unreadable files, a loss that is not finite.
     """
+    with join(call.device) as processes:
+        return _train(call, seed, console if processes.is_main else None, processes, many=many)
+
+
+def _train(call: TrainCall, seed: int, console: Console | None, processes: Processes, *, many: bool) -> dict[str, Any]:
     started = time.monotonic()
     recipe = load_recipe(call.recipe, call.overrides)
     recipe = recipe.replace(**{"train.seed": recipe.train.seed + seed})
-    out = call.out or new_run_path(call.recipe)
+    out = call.out or processes.from_main(lambda: new_run_path(call.recipe))
     out = out / f"seed{recipe.train.seed}" if many else out
     if call.resume:
         run, recipe, footage = _reopen(call, out)
@@ -61,11 +68,13 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
         run = None
     parts = build_parts(recipe, footage)
     if run is None:
-        run = RunFolder.create(out, parts.recipe, parts.label_names, _facts(call, footage))
-    _keep_source(run, footage)
-    _describe(parts, run, console)
-    monitor = Monitor(console, tensorboard=run.path / "tensorboard")
-    trainer = Trainer(parts, run, device=call.device, workers=call.workers, monitor=monitor)
+        facts = _facts(call, footage)
+        run = processes.from_main(lambda: RunFolder.create(out, parts.recipe, parts.label_names, facts))
+    opened = run
+    processes.from_main(lambda: _keep_source(opened, footage))
+    _describe(parts, run, console, processes.world)
+    monitor = Monitor(console, tensorboard=run.path / "tensorboard" if processes.is_main else None)
+    trainer = Trainer(parts, run, device=call.device, workers=call.workers, monitor=monitor, sharded=call.sharded)
     try:
         at = trainer.fit(resume=call.resume)
     except KeyboardInterrupt:
@@ -135,13 +144,14 @@ def _facts(call: TrainCall, footage: Footage) -> dict[str, Any]:
     }
 
 
-def _describe(parts: Parts, run: RunFolder, console: Console | None) -> None:
+def _describe(parts: Parts, run: RunFolder, console: Console | None, world: int) -> None:
     if console is None:
         return
     parameters = sum(p.numel() for p in parts.model.parameters())
     console.print(
         f"{parts.recipe.model.name}: {parameters / 1e6:.2f} M parameters, {len(parts.label_names)} labels, "
-        f"{len(parts.train_rows)} clips to train on, {len(parts.val_rows)} to validate on; writing {run.path}",
+        f"{len(parts.train_rows)} clips to train on, {len(parts.val_rows)} to validate on"
+        f"{f', {world} processes' if world > 1 else ''}; writing {run.path}",
         markup=False,
         soft_wrap=True,
     )
@@ -154,14 +164,21 @@ def dry_run_recipe(call: TrainCall) -> dict[str, Any]:
     footage = _open(call.manifest, recipe, None) if call.manifest else None
     if footage is not None:
         recipe = fit_to_footage(recipe, footage)
-    return {"recipe": recipe.to_yaml(), **predict_cost(recipe, footage, device=call.device)}
+    return {"recipe": recipe.to_yaml(), **predict_cost(recipe, footage, device=call.device, workers=call.workers)}
 
 
 def find_lr_recipe(call: TrainCall, console: Console | None = None) -> dict[str, Any]:
     """Run the learning-rate range test, write `find_lr.json` and `find_lr.png`, and return the suggestion and paths.
 
     They go into `--out`, or into `find_lr/<recipe>`; a run that is already there is left as it is.
+
+    Raises:
+        RecipeError: several processes were started for it.
     """
+    if launched() > 1:
+        raise RecipeError(
+            f"--find-lr trains on one process, and {launched()} were started; run it without the launcher"
+        )
     recipe = load_recipe(call.recipe, call.overrides)
     check(recipe)
     footage = _open(call.manifest, recipe, console)

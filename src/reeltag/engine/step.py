@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from reeltag.sections import TrainSection
 
 Batch = dict[str, Any]
 Forward = Callable[[Batch], tuple[Tensor, float]]
+Split = Callable[[Batch, int], Iterable[tuple[Batch, float]]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Stepper:
         clip: clips the gradients of parameters to a norm and returns what it was.
         no_sync: the context of a part whose gradients need not be exchanged yet.
         agree: whether a finding holds in any process.
+        split: from a batch and the number of parts to the parts, each with its share of the clips.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Stepper:
         clip: Callable[[Sequence[Tensor], float], Any] = nn.utils.clip_grad_norm_,
         no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
         agree: Callable[[bool], bool] = _alone,
+        split: Split | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -78,14 +81,14 @@ class Stepper:
         self.parts = train.accumulate
         self.max_norm = train.clip_norm or math.inf  # with no limit the norm is still what tells a bad gradient
         self.forward, self.backward, self.clip, self.no_sync, self.agree = forward, backward, clip, no_sync, agree
+        self.split = split or shares_of
 
     def __call__(self, batch: Batch) -> Update:
         """Make one step from a batch of at least one clip."""
         before = [buffer.clone() for buffer in self.buffers]
-        total, value = len(batch["rows"]), 0.0
-        parts = list(parts_of(batch, self.parts))
-        for number, part in enumerate(parts, 1):
-            share = len(part["rows"]) / total
+        value = 0.0
+        parts = list(self.split(batch, self.parts))
+        for number, (part, share) in enumerate(parts, 1):
             with nullcontext() if number == len(parts) else self.no_sync():
                 loss, part_value = self.forward(part)
                 self.backward(loss * share)
@@ -113,4 +116,16 @@ def parts_of(batch: Batch, count: int) -> Iterator[Batch]:
         return
     for number in range(count):
         first, last = total * number // count, total * (number + 1) // count
-        yield {name: value[first:last] if isinstance(value, Tensor) else value for name, value in batch.items()}
+        yield cut(batch, first, last)
+
+
+def shares_of(batch: Batch, count: int) -> Iterator[tuple[Batch, float]]:
+    """Yield what `parts_of` does, each part with its share of the clips."""
+    total = len(batch["rows"])
+    for part in parts_of(batch, count):
+        yield part, len(part["rows"]) / total
+
+
+def cut(batch: Batch, first: int, last: int) -> Batch:
+    """Return the clips `first` to `last - 1` of a batch; what is no tensor stays as it is."""
+    return {name: value[first:last] if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -18,6 +18,7 @@ from reeltag.hardware import default_workers
 from reeltag.inference.load import Loaded
 from reeltag.metrics.evaluate import Results, evaluate_scores
 from reeltag.models.scoring import score_videos
+from reeltag.processes import current
 from reeltag.recipe import Recipe
 from reeltag.store.atomic import write_json
 from reeltag.store.scores import Scores
@@ -61,7 +62,7 @@ def evaluate(
     workers: int | None = None,
     progress: Any = None,
 ) -> Evaluation:
-    """Score a split and compute every metric.
+    """Score a split and compute every metric; several processes share the videos, and each returns the same.
 
     Args:
         loaded: the model.
@@ -93,12 +94,16 @@ def evaluate(
     dataset = build_datasets(recipe, footage)[1]
     workers = default_workers(loaded.device, footage.packed) if workers is None else workers
     num_views = recipe.test.clips * recipe.test.crops
-    batches: Any = make_loader(dataset, in_order(rows, max(1, CLIPS_IN_FLIGHT // num_views)), workers=workers)
-    if progress is not None:
+    processes = current()
+    keys = in_order(processes.share(rows), max(1, CLIPS_IN_FLIGHT // num_views))
+    batches: Any = make_loader(dataset, keys, workers=workers)
+    if progress is not None and processes.is_main:
         batches = progress(batches)
-    found = list(
+    own = list(
         score_videos(loaded.model, batches, average=recipe.test.average, device=loaded.device, autocast=loaded.autocast)
     )
+    # Each video lies in one process's share, and shares are neighbours: in the order of ranks it is one process's list.
+    found = [part for parts in processes.objects(own) for part in parts]
     bad = [line for part in found for line in part.bad]
     whole = [part for part in found if len(part.rows)]
     if not whole:
