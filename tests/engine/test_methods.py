@@ -115,8 +115,8 @@ def test_swa_is_the_mean_of_its_cycles_with_new_norms(mini_packed, small_recipe,
     ends = []
     original = Trainer._update
 
-    def noting(self, batch):
-        value = original(self, batch)
+    def noting(self, batch, *counts):
+        value = original(self, batch, *counts)
         if self.at.step + 1 in (20, 24, 28, 32):
             ends.append({name: tensor.clone() for name, tensor in self.parts.model.state_dict().items()})
         return value
