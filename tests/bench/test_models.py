@@ -32,7 +32,7 @@ def test_our_network_and_the_peers_are_one_function():
         assert row[what]["times_faster_than_peer_fp32"] > 0
 
 
-@pytest.mark.skipif("tin_" not in MODELS.families, reason="TIN is not there")
+@pytest.mark.skipif("tin_mini" not in MODELS, reason="TIN is not there")
 def test_overhead_counts_from_tsn():
     row = overhead(1, 1, backbone="mini", side=32)
     assert {"tsn_ms", "tsm_percent", "tin_percent"} == set(row["forward"]) == set(row["forward_backward"])

@@ -102,6 +102,19 @@ def test_strides_of_time_and_space(name, shape):
     assert features.shape[2:] == (shape[0], shape[1], shape[1])
 
 
+@pytest.mark.parametrize(("seen_by", "reach"), [("first", 3), ("both", 6)])
+def test_frames_that_reach_the_map_of_r3d_mini(seen_by, reach):
+    torch.manual_seed(0)
+    model = create_model("r3d_mini", num_labels=2, frames_seen_by=seen_by, widths=(8, 8, 8)).eval()
+    clip = torch.randn(1, 15, 3, 32, 32)
+    changed = clip.clone()
+    changed[:, 7] += 1
+    with torch.inference_mode():
+        moved = (model.forward_features(clip) - model.forward_features(changed)).abs().amax((0, 1, 3, 4))
+    # Each convolution over time carries a change one frame on.
+    assert [t for t in range(15) if moved[t] > 0] == list(range(7 - reach, 8 + reach))
+
+
 @pytest.mark.parametrize(("name", "frames"), SMALL.items())
 def test_gradients_reach_all_parameters_and_clips_do_not_mix(name, frames):
     torch.manual_seed(0)
@@ -189,6 +202,7 @@ def test_c3d_of_quo_vadis_halves_time_first():
         ("p3d_63", {"forms": "ABD"}, "cycle of the letters A, B and C such as 'ABC', got 'ABD'"),
         ("c3d", {"first_pool_frames": 3}, "is 1 or 2, got 3"),
         ("r3d_mini", {"dropout": 1.0}, "a probability in"),
+        ("r3d_mini", {"frames_seen_by": "none"}, "frames_seen_by is 'first' or 'both', got 'none'"),
     ],
 )
 def test_bad_options_are_named(name, options, message):

@@ -22,12 +22,21 @@ EXPANSION = 4
 
 @dataclass(frozen=True)
 class Place:
-    """Where a convolution stands: its widths and (time, height, width) stride, and (inputs, planes) of its block."""
+    """Where a convolution stands.
+
+    Attributes:
+        in_width: input channels.
+        width: output channels.
+        stride: (time, height, width).
+        block: (inputs, planes) of its block.
+        number: which convolution of its block, from 1.
+    """
 
     in_width: int
     width: int
     stride: Triple
     block: tuple[int, int]
+    number: int = 1
 
 
 ConvMaker = Callable[[Place], nn.Module]
@@ -41,6 +50,11 @@ def full_conv(place: Place) -> nn.Module:
 def frame_conv(place: Place) -> nn.Module:
     """Return the 1x3x3 convolution of MC3's later stages; it sees one frame."""
     return nn.Conv3d(place.in_width, place.width, (1, 3, 3), place.stride, (0, 1, 1), bias=False)
+
+
+def entry_conv(place: Place) -> nn.Module:
+    """Return 3x3x3 for the first convolution of a block and 1x3x3 for the second: TSM's place to see neighbours."""
+    return full_conv(place) if place.number == 1 else frame_conv(place)
 
 
 def point_conv(place: Place) -> nn.Module:
@@ -105,12 +119,12 @@ class ResidualBlock3D(nn.Module):
         self.out_width = EXPANSION * planes if bottleneck else planes
         if bottleneck:
             self.conv1 = point_conv(Place(in_width, planes, still, block))
-            self.conv2 = conv(Place(planes, planes, stride, block))
-            self.conv3: nn.Module | None = point_conv(Place(planes, self.out_width, still, block))
+            self.conv2 = conv(Place(planes, planes, stride, block, 2))
+            self.conv3: nn.Module | None = point_conv(Place(planes, self.out_width, still, block, 3))
             self.bn3: nn.BatchNorm3d | None = nn.BatchNorm3d(self.out_width, eps)
         else:
             self.conv1 = conv(Place(in_width, planes, stride, block))
-            self.conv2 = conv(Place(planes, planes, still, block))
+            self.conv2 = conv(Place(planes, planes, still, block, 2))
             self.conv3 = self.bn3 = None
         self.bn1 = nn.BatchNorm3d(planes, eps)
         self.bn2 = nn.BatchNorm3d(planes, eps)

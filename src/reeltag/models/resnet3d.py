@@ -10,7 +10,7 @@ from torch import nn
 from reeltag.layers.pixel_norm import IMAGENET_MEAN, IMAGENET_STD, pixel_norm_for
 from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
-from reeltag.models.residual3d import WIDTHS, ResNet3D, Stem3D, frame_conv, full_conv
+from reeltag.models.residual3d import WIDTHS, ResNet3D, Stem3D, entry_conv, frame_conv, full_conv
 
 # Kinetics-400's own statistics, as torchvision and VMZ use them.
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
@@ -100,6 +100,7 @@ def r3d_mini(
     dropout: float = 0.2,
     in_channels: int = 3,
     widths: tuple[int, ...] = (32, 64, 128),
+    frames_seen_by: Literal["first", "both"] = "both",
     head_std: float = 0.01,
 ) -> VideoModel:
     """Build a small R3D for clips of about 64 px: total stride 8 in space, none in time, spatial max-pooling.
@@ -107,6 +108,8 @@ def r3d_mini(
     A 1x5x5 stem and a max-pool, then one 3x3x3 basic block a width, of which the second alone has a spatial stride: the
     `mini` backbone of TSN and TSM with time. Six convolutions see 13 frames, so that each output frame of 8 sees all.
     """
+    if frames_seen_by not in ("first", "both"):
+        raise ValueError(f"frames_seen_by is 'first' or 'both', got {frames_seen_by!r}")
     widths = tuple(widths)
     conv = nn.Conv3d(in_channels, widths[0], (1, 5, 5), (1, 2, 2), (0, 2, 2), bias=False)
     model = ResNet3D(
@@ -115,7 +118,7 @@ def r3d_mini(
         Stem3D(conv, widths[0], pool_frames=1),
         (1,) * len(widths),
         [(1, 2, 2) if index == 1 else (1, 1, 1) for index in range(len(widths))],
-        [full_conv] * len(widths),
+        [full_conv if frames_seen_by == "both" else entry_conv] * len(widths),
         widths=widths,
         head_pool="space_max",
         dropout=dropout,
