@@ -84,12 +84,13 @@ def write_video(
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
         if sound is not None and audio is not None:
-            _write_sound(container, sound, audio, rate_hz)
+            write_sound(container, sound, audio, rate_hz)
 
 
-def _write_sound(
+def write_sound(
     container: av.container.OutputContainer, stream: av.AudioStream, audio: NDArray[np.float32], rate_hz: int
 ) -> None:
+    """Encode a mono wave (N,) into a stream of an open container, from time 0 on; values outside [-1, 1] are clipped."""
     samples = np.clip(audio, -1, 1).astype(np.float32)
     step = stream.codec_context.frame_size or 1024  # known only once the encoder is open
     for start in range(0, len(samples), step):
