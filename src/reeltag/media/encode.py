@@ -90,7 +90,7 @@ def write_video(
 def write_sound(
     container: av.container.OutputContainer, stream: av.AudioStream, audio: NDArray[np.float32], rate_hz: int
 ) -> None:
-    """Encode a mono wave (N,) into a stream of an open container, from time 0 on; values outside [-1, 1] are clipped."""
+    """Encode a mono wave (N,) into a stream of an open container, from time 0 on, clipped to [-1, 1]."""
     samples = np.clip(audio, -1, 1).astype(np.float32)
     step = stream.codec_context.frame_size or 1024  # known only once the encoder is open
     for start in range(0, len(samples), step):
