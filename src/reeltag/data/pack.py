@@ -1,4 +1,4 @@
-"""Packing: every video of a manifest decoded once, its frames resized and stored in WebDataset shards."""
+"""Packing: every video or sound of a manifest decoded once, frames resized, and stored in WebDataset shards."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class _OpenShard:
         }
         start = self.writer.position
         self.writer.add(f"{key}.json", json.dumps(sample).encode())
-        frames = self.writer.add(f"{key}.npy" if store == "raw" else f"{key}.jpegs", clip.frames)
+        frames = self.writer.add(f"{key}.npy" if store == "raw" else f"{key}.jpegs", clip.frames) if clip.frames else -1
         audio = self.writer.add(f"{key}.audio.npy", clip.audio) if clip.audio else -1
         places = {"row": row, "shard": self.name, "offset": start, "size": self.writer.position - start}
         self.rows.append(

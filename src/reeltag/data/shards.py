@@ -174,6 +174,10 @@ class PackedVideos:
         """Return (height, width) of the stored frames."""
         return int(self._columns["frame_height"][row]), int(self._columns["frame_width"][row])
 
+    def num_samples(self, row: int) -> int:
+        """Return how many samples of sound are stored, 0 without a track."""
+        return max(0, int(self._columns["audio_samples"][row]))
+
     def digest(self, row: int) -> str:
         """Return the SHA-256 of the shard that holds a clip, as it was written."""
         return self._sha256[str(self._columns["shard"][row])]
@@ -256,7 +260,8 @@ class PackedVideos:
         whole = columns["offset"] + columns["size"]
         inside = (columns["offset"] >= 0) & (columns["size"] >= BLOCK_BYTES) & (whole <= ends)
         frames_end = columns["frames_offset"] + columns["frames_bytes"]
-        inside &= (
+        sound_alone = (columns["packed_frames"] == 0) & (columns["frames_bytes"] == 0) & (columns["audio_samples"] > 0)
+        inside &= sound_alone | (
             (columns["frames_offset"] >= columns["offset"]) & (frames_end <= whole) & (columns["frames_bytes"] > 0)
         )
         inside &= (columns["audio_samples"] <= 0) | (
