@@ -104,8 +104,8 @@ class Tagger:
             batch = self.pixels(opened) if self.features is None else self.features.batch(opened, str(video))
             duration_s, damaged = opened.duration_s, opened.damaged
         with torch.inference_mode(), self.loaded.autocast():
-            average = self.loaded.trained.recipe.test.average
-            scores, _ = score_batch(self.loaded.model, batch, average, self.loaded.device)
+            test = self.loaded.trained.recipe.test
+            scores, _ = score_batch(self.loaded.model, batch, test.average, self.loaded.device, test.activation)
         values = scores[0].tolist()
         order = sorted(range(len(values)), key=lambda label: -values[label])
         return Tags(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Average = Literal["logits", "probabilities"]
+Activation = Literal["sigmoid", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,16 @@ class VideoScores:
     bad: list[dict[str, Any]]
 
 
-def average_views(logits: Tensor, average: Average) -> Tensor:
+def probabilities(logits: Tensor, activation: Activation) -> Tensor:
+    """Return the probabilities of (..., L) logits: each label's own (`sigmoid`), or shares of 1 (`softmax`)."""
+    return logits.softmax(-1) if activation == "softmax" else logits.sigmoid()
+
+
+def average_views(logits: Tensor, average: Average, activation: Activation = "sigmoid") -> Tensor:
     """Average (B, V, L) logits over views into (B, L) probabilities: mean of logits first, or mean of probabilities."""
     if average == "logits":
-        return logits.mean(1).sigmoid()
-    return logits.sigmoid().mean(1)
+        return probabilities(logits.mean(1), activation)
+    return probabilities(logits, activation).mean(1)
 
 
 def model_inputs(batch: Mapping[str, Any], device: torch.device | str = "cpu") -> tuple[Tensor | None, ...]:
@@ -52,12 +58,16 @@ def model_inputs(batch: Mapping[str, Any], device: torch.device | str = "cpu") -
 
 
 def score_batch(
-    model: nn.Module, batch: Mapping[str, Any], average: Average, device: torch.device | str = "cpu"
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    average: Average,
+    device: torch.device | str = "cpu",
+    activation: Activation = "sigmoid",
 ) -> tuple[Tensor, Tensor]:
     """Return (B, L) averaged and (B, V, L) single probabilities of the videos of a batch; see `schema.Batch`."""
     shape = (batch["video"] if "video" in batch else batch["features"]).shape[:2]  # (B, V)
     logits = model(*model_inputs(batch, device)).float().unflatten(0, shape)  # (B, V, L)
-    return average_views(logits, average), logits.sigmoid()
+    return average_views(logits, average, activation), probabilities(logits, activation)
 
 
 def score_videos(
@@ -65,6 +75,7 @@ def score_videos(
     batches: Iterable[dict[str, Any]],
     *,
     average: Average = "probabilities",
+    activation: Activation = "sigmoid",
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[VideoScores]:
@@ -77,7 +88,7 @@ def score_videos(
                 yield VideoScores(batch["rows"], torch.empty(0, 0), torch.empty(0, 0, 0), batch["bad"])
                 continue
             with torch.inference_mode(), autocast():
-                scores, views = score_batch(model, batch, average, device)
+                scores, views = score_batch(model, batch, average, device, activation)
             yield VideoScores(batch["rows"], scores.cpu(), views.cpu(), batch["bad"])
     finally:
         model.train(was_training)
