@@ -115,6 +115,34 @@ def test_frames_that_reach_the_map_of_r3d_mini(seen_by, reach):
     assert [t for t in range(15) if moved[t] > 0] == list(range(7 - reach, 8 + reach))
 
 
+def test_r3d_mini_starts_as_tsm():
+    torch.manual_seed(0)
+    options = {"num_labels": 3, "widths": (8, 12, 16)}
+    ours = create_model("r3d_mini", **options, frames_seen_by="first", temporal_init="shift", head_std=1.0).double()
+    tsm = create_model("tsm_mini", num_labels=3, fraction=0.25, backbone_options={"widths": options["widths"]}).double()
+    net = tsm.backbone.net
+    pairs = [(ours.stem.conv, net.stem[0]), (ours.stem.bn, net.stem[1]), (ours.classifier, tsm.classifier)]
+    for (block,), shifted in zip(ours.stages, net.blocks, strict=True):
+        pairs += [(block.conv1, shifted.conv1.net), (block.conv2, shifted.conv2)]
+        pairs += [(block.bn1, shifted.bn1), (block.bn2, shifted.bn2)]
+        if block.downsample is not None:
+            pairs += list(zip(block.downsample, shifted.downsample, strict=True))
+    for source, target in pairs:
+        # Each channel has one tap in time, so their sum is it.
+        target.load_state_dict({k: v.sum(2) if v.ndim == 5 else v for k, v in source.state_dict().items()})
+    assert sum(p.numel() for _, target in pairs for p in target.parameters()) == sum(
+        p.numel() for p in tsm.parameters()
+    )
+    clip = torch.randn(2, 8, 3, 32, 32, dtype=torch.float64)
+    for mode in (True, False):
+        ours.train(mode), tsm.train(mode)
+        ours.dropout.eval(), tsm.dropout.eval()
+        torch.testing.assert_close(ours(clip), tsm(clip), rtol=1e-10, atol=1e-10)
+    ours(clip).square().sum().backward()
+    for block in ours.blocks():  # the taps that start at zero learn
+        assert (block.conv1.weight.grad.abs().amax((0, 3, 4)) > 0).all()
+
+
 @pytest.mark.parametrize(("name", "frames"), SMALL.items())
 def test_gradients_reach_all_parameters_and_clips_do_not_mix(name, frames):
     torch.manual_seed(0)
@@ -202,6 +230,7 @@ def test_c3d_of_quo_vadis_halves_time_first():
         ("p3d_63", {"forms": "ABD"}, "cycle of the letters A, B and C such as 'ABC', got 'ABD'"),
         ("c3d", {"first_pool_frames": 3}, "is 1 or 2, got 3"),
         ("r3d_mini", {"dropout": 1.0}, "a probability in"),
+        ("r3d_mini", {"temporal_init": "zero"}, "temporal_init is 'normal' or 'shift', got 'zero'"),
         ("r3d_mini", {"frames_seen_by": "none"}, "frames_seen_by is 'first' or 'both', got 'none'"),
     ],
 )

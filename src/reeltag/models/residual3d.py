@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reeltag.layers.pixel_norm import PixelNorm
+from reeltag.layers.temporal_shift import shift_as_kernel
 from reeltag.models.pooled import PooledVideoModel
 
 Triple = tuple[int, int, int]
 HeadPool = Literal["mean", "space_max"]
+TemporalInit = Literal["normal", "shift"]
 
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
+SHIFTED = 1 / 4  # of the channels, each way, where kernels start as a temporal shift
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,9 @@ class ResNet3D(PooledVideoModel):
         zero_init_last: start each block as its shortcut (arXiv:1706.02677, section 5.1).
         head_pool: `mean` over time and space, or `space_max`: the maximum over space, then the mean over time, which
             small data learns small moving things from.
+        temporal_init: how 3x3x3 kernels start: `normal` draws every tap; `shift` draws one tap of each input channel,
+            a quarter of the channels on the next frame, a quarter on the frame before, the others on their own. The
+            network then starts as TSM with that shift (arXiv:1811.08383), and each tap learns from there.
         dropout: probability on the pooled features, in [0, 1).
         head_std: see `VideoModel`.
     """
@@ -184,11 +190,14 @@ class ResNet3D(PooledVideoModel):
         eps: float = 1e-5,
         zero_init_last: bool = False,
         head_pool: HeadPool = "mean",
+        temporal_init: TemporalInit = "normal",
         dropout: float = 0.0,
         head_std: float = 0.01,
     ) -> None:
         if head_pool not in ("mean", "space_max"):
             raise ValueError(f"head_pool is 'mean' or 'space_max', got {head_pool!r}")
+        if temporal_init not in ("normal", "shift"):
+            raise ValueError(f"temporal_init is 'normal' or 'shift', got {temporal_init!r}")
         if min(depths, default=0) < 1 or not len(depths) == len(strides) == len(convs) == len(widths):
             raise ValueError(f"each stage needs a depth of at least 1 and a width, got {depths} and {widths}")
         last = EXPANSION * widths[-1] if bottleneck else widths[-1]
@@ -207,13 +216,16 @@ class ResNet3D(PooledVideoModel):
                 stage.append(block)
                 before = block.out_width
             self.stages.append(stage)
-        self._draw(zero_init_last)
+        self._draw(zero_init_last, temporal_init)
         self.reset_classifier(num_labels)
 
-    def _draw(self, zero_init_last: bool) -> None:
+    def _draw(self, zero_init_last: bool, temporal_init: TemporalInit) -> None:
         """Draw convolutions He-normal by fan-out; keep kernels in channels_last_3d, so that no forward copies them."""
         for module in self.modules():
-            if isinstance(module, nn.Conv3d):
+            if isinstance(module, nn.Conv3d) and temporal_init == "shift" and module.kernel_size[0] == 3:
+                frame = nn.init.kaiming_normal_(module.weight.detach()[:, :, 1], mode="fan_out", nonlinearity="relu")
+                module.weight.data = shift_as_kernel(frame, SHIFTED)
+            elif isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, ResidualBlock3D) and zero_init_last:
                 nn.init.zeros_(module.last_norm.weight)
