@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reeltag.data.importers import import_manifest
-from reeltag.data.manifest import Manifest
 from reeltag.errors import ManifestError
 from reeltag.media import open_video, read_audio
 from reeltag.media.remux import lay_sound
@@ -28,7 +27,9 @@ SHARE_WITH_SOUND = 0.6
 _FILE = re.compile(r"(\d)-\d+-[A-Z]\.ogg")
 
 
-def compose(videos: Path, sounds: Path, out: Path, seed: int = 0, progress: Callable[[int], None] | None = None) -> Path:
+def compose(
+    videos: Path, sounds: Path, out: Path, seed: int = 0, progress: Callable[[int], None] | None = None
+) -> Path:
     """Write the composed videos and their manifest, and return its path.
 
     Three fifths of each split get a sound, repeated until the video ends, and its class as a further label; of the
@@ -68,9 +69,7 @@ def compose(videos: Path, sounds: Path, out: Path, seed: int = 0, progress: Call
         paths.append(str(path.relative_to(out)))
         if progress is not None:
             progress(row + 1)
-    composed = replace(
-        manifest, root=out, paths=tuple(paths), labels=tuple(map(tuple, labels)), label_names=names
-    )
+    composed = replace(manifest, root=out, paths=tuple(paths), labels=tuple(map(tuple, labels)), label_names=names)
     composed.write(out / "manifest.parquet")
     return out / "manifest.parquet"
 
@@ -83,7 +82,7 @@ def find_sounds(folder: Path) -> dict[str, list[tuple[int, Path]]]:
         if files:
             found[inside.name.split(" - ")[-1].lower().replace(" ", "_")] = files
     if not found:
-        raise ManifestError(f"{folder} holds no class folders with files such as 1-30226-A.ogg; give the folder of ESC-10")
+        raise ManifestError(f"{folder} holds no class folders with files such as 1-30226-A.ogg; give ESC-10's folder")
     return found
 
 
