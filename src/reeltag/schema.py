@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 InputKind = Literal["rgb", "flow", "features", "waveform", "fusion"]
+Modality = Literal["rgb", "flow", "audio"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)  # their order everywhere
 
 
 class Batch(TypedDict, total=False):
