@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from reeltag.data.shards import join_jpegs, npy_header
+from reeltag.data.manifest import Manifest
+from reeltag.data.shard_file import npy_header
+from reeltag.data.shard_job import StoredClip
+from reeltag.data.shards import join_jpegs
 from reeltag.errors import MediaError
 from reeltag.media import Video, open_video
 
@@ -62,15 +66,10 @@ class Clip:
     end_s: float
 
 
-@dataclass(frozen=True)
-class StoredClip:
-    """What a worker sends back: the members of a sample, or why there is none."""
-
-    row: int
-    frames: bytes = b""
-    audio: bytes = b""
-    info: dict[str, Any] | None = None
-    bad: dict[str, str] | None = None
+def clip_of(manifest: Manifest, row: int) -> Clip:
+    """Return what a worker is told about a row."""
+    start, end = (float("nan") if c is None else float(c[row]) for c in (manifest.start_s, manifest.end_s))
+    return Clip(row, os.path.abspath(manifest.video_path(row)), start, end)
 
 
 def encode_clip(clip: Clip, settings: PackSettings) -> StoredClip:
@@ -99,14 +98,13 @@ def encode_clip(clip: Clip, settings: PackSettings) -> StoredClip:
     }  # fmt: skip
     index = {
         "packed_frames": len(indices), "packed_fps": packed_fps, "frame_height": frames.shape[2],
-        "frame_width": frames.shape[3], "audio_samples": 0 if sound is None else len(sound),
+        "frame_width": frames.shape[3], "audio_offset": -1, "audio_samples": 0 if sound is None else len(sound),
     }  # fmt: skip
-    return StoredClip(
-        clip.row,
-        frames=_raw(frames) if settings.store == "raw" else _jpegs(frames, settings.quality),
-        audio=b"" if sound is None else npy_header(sound.shape, sound.dtype) + sound.tobytes(),
-        info={"json": facts, "index": index},
-    )
+    raw = settings.store == "raw"
+    parts = {"frames": (".npy", _raw(frames)) if raw else (".jpegs", _jpegs(frames, settings.quality))}
+    if sound is not None:
+        parts["audio"] = (".audio.npy", npy_header(sound.shape, sound.dtype) + sound.tobytes())
+    return StoredClip(clip.row, parts, facts, index)
 
 
 def choose_frames(
