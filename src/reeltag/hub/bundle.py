@@ -35,6 +35,8 @@ class TrainedModel:
         weights_hash: SHA-256 of the safetensors file.
         run: the run folder when it is one.
         features: what makes the features that it was trained on, for a model on stored features.
+        label_shares: (L) shares of the training clips that carry each label, the guess where a video gives nothing to
+            go by; None where nothing recorded them.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class TrainedModel:
     weights_hash: str
     run: RunFolder | None = None
     features: FeatureSource | None = None
+    label_shares: list[float] | None = None
 
 
 def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
@@ -68,7 +71,15 @@ def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
     thresholds = _thresholds(folder, run.label_names)
     file = weights / "model.safetensors"
     return TrainedModel(
-        folder, run.recipe, run.label_names, read_tensors(file), thresholds, sha256_of(file), run, _source(folder)
+        folder,
+        run.recipe,
+        run.label_names,
+        read_tensors(file),
+        thresholds,
+        sha256_of(file),
+        run,
+        _source(folder),
+        run.facts.get("label_shares"),
     )
 
 
@@ -79,7 +90,16 @@ def _read_bundle(folder: Path) -> TrainedModel:
     file = folder / "model.safetensors"
     recipe = Recipe.model_validate(config["recipe"])
     thresholds, source = _thresholds(folder, labels), _source(folder)
-    return TrainedModel(folder, recipe, labels, read_tensors(file), thresholds, sha256_of(file), features=source)
+    return TrainedModel(
+        folder,
+        recipe,
+        labels,
+        read_tensors(file),
+        thresholds,
+        sha256_of(file),
+        features=source,
+        label_shares=config.get("label_shares"),
+    )
 
 
 def _source(folder: Path) -> FeatureSource | None:
@@ -102,7 +122,10 @@ def write_bundle(trained: TrainedModel, out: Path) -> Path:
     write_tensors(out / "model.safetensors", trained.weights)
     write_json(out / "labels.json", trained.label_names)
     write_json(out / "thresholds.json", dict(zip(trained.label_names, trained.thresholds, strict=True)))
-    write_json(out / "config.json", {"format": "reeltag bundle 1", "recipe": trained.recipe.model_dump(mode="json")})
+    config: dict[str, Any] = {"format": "reeltag bundle 1", "recipe": trained.recipe.model_dump(mode="json")}
+    if trained.label_shares is not None:
+        config["label_shares"] = trained.label_shares
+    write_json(out / "config.json", config)
     write_atomic(out / "README.md", _card(trained).encode())
     if trained.features is not None:
         trained.features.copy_to(trained.path, out)

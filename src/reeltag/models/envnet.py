@@ -59,6 +59,8 @@ class EnvNet(SoundModel):
         bn_eps: 2e-5 as in the papers' framework; the published port of the weights has 1e-5.
     """
 
+    fixed_length = True
+
     def __init__(
         self,
         parts: tuple[Part, Part],
