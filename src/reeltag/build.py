@@ -142,7 +142,7 @@ def create_model(
         load_weights(model, pretrained)
     if isinstance(model, FusionModel):
         for modality, path in model.starts.items():
-            load_weights(model.stream(modality), path)
+            load_weights(model.streams[modality], path)
     return model
 
 

@@ -72,13 +72,13 @@ def test_in_training_absent_clips_touch_neither_statistics_nor_gradients(name):
     model, other = build(name).train(), build(name).train()
     x["audio"][2:] = float("nan")
     model(x, present).sum().backward()
-    other.stream("audio").forward_features(x["audio"][:2])
-    ours, theirs = model.stream("audio").state_dict(), other.stream("audio").state_dict()
+    other.streams["audio"].forward_features(x["audio"][:2])
+    ours, theirs = model.streams["audio"].state_dict(), other.streams["audio"].state_dict()
     assert sum("running" in key for key in ours) > 4
     for key in (key for key in ours if "running" in key):
         torch.testing.assert_close(ours[key], theirs[key])
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert all(p.grad is not None for p in model.stream("audio").parameters())
+    assert all(p.grad is not None for p in model.streams["audio"].parameters())
 
 
 def test_a_clip_without_any_modality_says_what_all_such_clips_say(model):
@@ -178,7 +178,7 @@ def test_defaults_and_order():
         two = create_model("fusion_transformer", num_labels=3, streams={"audio": "logmel_mini", "rgb": "tsn_mini"})
         assert two.modalities == ("rgb", "audio")
         eight = create_model("fusion_gated", num_labels=3, num_frames=4, streams={"rgb": "trn_mini", "audio": "m3"})
-        assert eight.stream("rgb").clip_shape[0] == 4
+        assert eight.streams["rgb"].clip_shape[0] == 4
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_streams_start_from_bundles_and_a_bundle_of_all_needs_them_no_more(tmp_p
     streams = {**SMALL, "audio": {**SMALL["audio"], "pretrained": str(tmp_path / "a")}}
     recipe = recipe_with({"model": {"name": "fusion_gated", "streams": streams, "width": 8}}, [], "all")
     model = build_model(recipe, 2)
-    ours = model.stream("audio").state_dict()
+    ours = model.streams["audio"].state_dict()
     assert ours
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in ours.items())
     write_bundle(TrainedModel(tmp_path / "b", recipe, names[:2], model.state_dict(), [0.5] * 2, ""), tmp_path / "b")

@@ -76,7 +76,7 @@ class FusionModel(VideoModel, TrainsItself):
         starts: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.streams = nn.ModuleDict(streams)
+        self.networks = nn.ModuleDict(streams)
         self.modalities = tuple(streams)
         self.starts = dict(starts or {})
         self.clip_shape = next(iter(streams.values())).clip_shape
@@ -93,20 +93,16 @@ class FusionModel(VideoModel, TrainsItself):
 
     def blocks(self) -> Iterable[nn.Module]:
         """Return the blocks of all streams."""
-        return [block for stream in self._streams() for block in stream.blocks()]
+        return [block for stream in self.streams.values() for block in stream.blocks()]
 
-    def stream(self, modality: str) -> VideoModel:
-        """Return the model of one modality."""
-        stream: VideoModel = self.streams[modality]  # type: ignore[assignment]  # a ModuleDict gives modules
-        return stream
-
-    def _streams(self) -> list[VideoModel]:
-        return [self.stream(name) for name in self.modalities]
+    @property
+    def streams(self) -> dict[str, VideoModel]:
+        """The networks by modality."""
+        return {name: self.networks[name] for name in self.modalities}  # type: ignore[misc]  # of a ModuleDict
 
     def example_input(self, batch_size: int = 1) -> tuple[Any, ...]:
         """Return one dictionary of drawn clips, by modality."""
-        drawn = [stream.example_input(batch_size)[0] for stream in self._streams()]
-        return (dict(zip(self.modalities, drawn, strict=True)),)
+        return ({name: stream.example_input(batch_size)[0] for name, stream in self.streams.items()},)
 
     def given(self, clips: Mapping[str, Tensor], present: Tensor | None = None) -> Tensor:
         """Return (B, M) bool: which modality of which clip is given, and present.
@@ -135,7 +131,7 @@ class FusionModel(VideoModel, TrainsItself):
         return there & present
 
     def _token(self, name: str, clip: Tensor) -> Tensor:
-        stream = self.stream(name)
+        stream = self.streams[name]
         features = stream.forward_head(stream.forward_features(clip), pre_logits=True)
         token: Tensor = self.project[name](features)
         return token  # (B, width)
