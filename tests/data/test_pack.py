@@ -18,6 +18,7 @@ from reeltag.data.pack_clip import choose_frames, shrink
 from reeltag.data.shards import PackedVideos
 from reeltag.errors import StoreError, TooManyBadFiles
 from reeltag.media import open_video
+from reeltag.store.lock import FolderLock
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,9 @@ def test_packing_twice_gives_the_same_bytes_and_a_finished_pack_is_kept(clips, r
     again = pack(clips, tmp_path, store="raw", short_side_px=32, workers=0)
     assert (again.clips, again.resumed, len(again.bad)) == (4, 4, 1)
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
-    assert sorted(before) == ["bad_files.jsonl", "labels.txt", "manifest.parquet", "shard-000000.tar", "shards.json"]
+    assert sorted(before) == [
+        "bad_files.jsonl", "labels.txt", "manifest.parquet", "progress.jsonl", "shard-000000.tar", "shards.json",
+    ]  # fmt: skip
     with pytest.raises(StoreError, match="another manifest or other settings"):
         pack(clips, tmp_path, store="raw", short_side_px=40, workers=0)
 
@@ -176,6 +179,33 @@ def test_a_shard_changed_after_the_stop_is_written_again(clips, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert pack(clips, tmp_path, short_side_px=32, workers=0, shard_bytes=1).resumed == 1
     PackedVideos(tmp_path).verify()
+
+
+def test_damaged_and_lost_shards_of_a_finished_pack_are_made_anew_alone(clips, raw, tmp_path, monkeypatch):
+    settings = {"store": "raw", "short_side_px": 32, "workers": 0, "shard_bytes": 1}  # a shard a clip
+    pack(clips, tmp_path, **settings)
+    whole = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    shard = tmp_path / "shard-000001.tar"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    (tmp_path / "shard-000003.tar").unlink()
+    rows: list[int] = []
+    encode = pack_module.encode_clip
+    monkeypatch.setattr(
+        pack_module, "encode_clip", lambda clip, settings: rows.append(clip.row) or encode(clip, settings)
+    )
+    seen: list[int] = []
+    report = pack(clips, tmp_path, progress=lambda done, total: seen.append(done), **settings)
+    assert rows == [1, 4]
+    assert (report.clips, report.resumed, report.mended, len(report.bad), seen) == (4, 2, 2, 1, [3, 4, 5])
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == whole
+    PackedVideos(tmp_path).verify()
+
+
+def test_two_calls_do_not_write_to_one_folder(clips, tmp_path):
+    with FolderLock(tmp_path, "something"), pytest.raises(StoreError, match="another process is writing a pack"):
+        pack(clips, tmp_path, workers=0)
 
 
 def test_nothing_readable_is_an_error_with_the_reasons(clips, tmp_path):

@@ -13,7 +13,8 @@ import pytest
 
 from reeltag.data.manifest import Manifest
 from reeltag.data.pack import pack
-from reeltag.data.shards import PackedVideos, ShardWriter, join_jpegs, npy_header, scan_shard, split_jpegs
+from reeltag.data.shard_file import ShardWriter, npy_header, scan_shard
+from reeltag.data.shards import PackedVideos, join_jpegs, split_jpegs
 from reeltag.errors import StoreError
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,10 @@ from reeltag.data.features import PLACES, checksum, index_path, read_index, writ
 from reeltag.data.manifest import Manifest
 from reeltag.errors import StoreError
 from reeltag.store.atomic import sha256_of, write_atomic
+from reeltag.store.lock import FolderLock
 
 SHARD_BYTES = 64 << 20
 SHARD_S = 60.0  # what a kill can cost
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class FeatureWriter:
         self.folder, self.source = folder, source
         self._limits = shard_bytes, SHARD_S if shard_s is None else shard_s
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(folder)
+        self._lock = FolderLock(folder, "features")
         try:
             _claim(folder, source)
             self.known: dict[str, Place] = {}
@@ -172,16 +171,3 @@ def _claim(folder: Path, source: FeatureSource) -> None:
     FeatureSource.read(folder).require_equal(
         source, names=(str(folder), "this call"), cure="features are never mixed: choose another --out"
     )
-
-
-def _lock(folder: Path) -> IO[bytes]:
-    """Hold the folder for this process; the system lets it go whatever way the process ends."""
-    file = (folder / _LOCK).open("wb")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise StoreError(
-            f"another process is writing features to {folder}; wait for it, or choose another --out"
-        ) from None
-    return file

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from reeltag.data.shards import join_jpegs, npy_header
+from reeltag.data.manifest import Manifest
+from reeltag.data.shard_file import npy_header
+from reeltag.data.shard_job import StoredClip
+from reeltag.data.shards import join_jpegs
 from reeltag.errors import MediaError
 from reeltag.media import Sound, Video, open_media
 
@@ -62,15 +66,10 @@ class Clip:
     end_s: float
 
 
-@dataclass(frozen=True)
-class StoredClip:
-    """What a worker sends back: the members of a sample, or why there is none."""
-
-    row: int
-    frames: bytes = b""
-    audio: bytes = b""
-    info: dict[str, Any] | None = None
-    bad: dict[str, str] | None = None
+def clip_of(manifest: Manifest, row: int) -> Clip:
+    """Return what a worker is told about a row."""
+    start, end = (float("nan") if c is None else float(c[row]) for c in (manifest.start_s, manifest.end_s))
+    return Clip(row, os.path.abspath(manifest.video_path(row)), start, end)
 
 
 def encode_clip(clip: Clip, settings: PackSettings) -> StoredClip:
@@ -101,14 +100,13 @@ def encode_clip(clip: Clip, settings: PackSettings) -> StoredClip:
     }  # fmt: skip
     index = {
         "packed_frames": len(indices), "packed_fps": packed_fps, "frame_height": frames.shape[2],
-        "frame_width": frames.shape[3], "audio_samples": 0 if sound is None else len(sound),
+        "frame_width": frames.shape[3], "audio_offset": -1, "audio_samples": 0 if sound is None else len(sound),
     }  # fmt: skip
-    return StoredClip(
-        clip.row,
-        frames=_raw(frames) if settings.store == "raw" else _jpegs(frames, settings.quality),
-        audio=b"" if sound is None else npy_header(sound.shape, sound.dtype) + sound.tobytes(),
-        info={"json": facts, "index": index},
-    )
+    raw = settings.store == "raw"
+    parts = {"frames": (".npy", _raw(frames)) if raw else (".jpegs", _jpegs(frames, settings.quality))}
+    if sound is not None:
+        parts["audio"] = (".audio.npy", npy_header(sound.shape, sound.dtype) + sound.tobytes())
+    return StoredClip(clip.row, parts, facts, index)
 
 
 def _sound_alone(clip: Clip, file: Sound, settings: PackSettings) -> StoredClip:
@@ -130,9 +128,12 @@ def _sound_alone(clip: Clip, file: Sound, settings: PackSettings) -> StoredClip:
         "width": 0, "height": 0, "num_frames": 0, "fps": 0.0, "has_audio": True, "damaged": False,
         "times_s": [], "duration_s": round(len(sound) / rate_hz, 6),
     }  # fmt: skip
-    index = {"packed_frames": 0, "packed_fps": 0.0, "frame_height": 0, "frame_width": 0, "audio_samples": len(sound)}
-    audio = npy_header(sound.shape, sound.dtype) + sound.tobytes()
-    return StoredClip(clip.row, audio=audio, info={"json": facts, "index": index})
+    index = {
+        "packed_frames": 0, "packed_fps": 0.0, "frame_height": 0, "frame_width": 0, "frames_offset": -1,
+        "frames_bytes": 0, "audio_samples": len(sound),
+    }  # fmt: skip
+    parts = {"audio": (".audio.npy", npy_header(sound.shape, sound.dtype) + sound.tobytes())}
+    return StoredClip(clip.row, parts, facts, index)
 
 
 def choose_frames(
