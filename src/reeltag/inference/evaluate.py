@@ -138,7 +138,8 @@ def evaluate(
     if absent:
         prior = np.broadcast_to(_prior(loaded, footage), (len(absent), values.shape[1]))
         every = np.concatenate([seen.numpy(), absent])
-        order = np.argsort([rows.index(row) for row in every.tolist()])
+        place = {row: number for number, row in enumerate(rows)}
+        order = np.argsort([place[row] for row in every.tolist()])
         covered = np.arange(len(every))[order] < len(seen)
         seen = torch.from_numpy(every[order])
         values = np.concatenate([values, prior])[order]
