@@ -18,11 +18,13 @@ from reeltag.data.mixing import MIXES_ALL, MixedClips
 from reeltag.data.views import TestView, TrainingView
 from reeltag.data.vocab import vocabulary
 from reeltag.errors import ManifestError, RecipeError
+from reeltag.hub.bundle import load_weights
 from reeltag.inputs import check_input, modalities_of
 from reeltag.losses import LOSSES, NOT_IN_RECIPES, SOFT_TARGETS
 from reeltag.losses.label_weights import label_weights
 from reeltag.metrics import METRICS
 from reeltag.models import MODELS
+from reeltag.models.fusion import FusionModel
 from reeltag.models.interface import VideoModel
 from reeltag.models.thresholded import ThresholdedModel
 from reeltag.recipe import LossSection, Recipe
@@ -118,7 +120,8 @@ def create_model(
         num_labels: L.
         num_frames: T, for the models whose layers depend on it; the others take any T.
         pretrained: None for drawn weights, True for the backbone's published image weights, or the path of a run folder
-            or bundle whose weights are loaded (another number of labels replaces the classifier).
+            or bundle whose weights are loaded (another number of labels replaces the classifier). The streams of a
+            fusion take it too, each its own.
         **options: the model's own; `MODELS.schema(name)` lists them.
 
     Raises:
@@ -136,10 +139,24 @@ def create_model(
     except (TypeError, ValueError) as error:
         raise RecipeError(f"model {name!r}: {error}") from error
     if isinstance(pretrained, str):
-        from reeltag.hub.bundle import load_weights
-
         load_weights(model, pretrained)
+    if isinstance(model, FusionModel):
+        for modality, path in model.starts.items():
+            load_weights(model.streams[modality], path)
     return model
+
+
+def without_starts(recipe: Recipe) -> Recipe:
+    """Return the recipe with drawn first weights: what is built to take the weights of a run or a bundle."""
+    changed = recipe.replace(**{"model.pretrained": None})
+    streams = changed.model.options.get("streams")
+    if not isinstance(streams, dict):
+        return changed
+    bare = {
+        name: {k: v for k, v in given.items() if k != "pretrained"} if isinstance(given, dict) else given
+        for name, given in streams.items()
+    }
+    return changed.replace(**{"model.streams": bare})
 
 
 def build_model(recipe: Recipe, num_labels: int) -> VideoModel:

@@ -6,6 +6,7 @@ from reeltag.data.footage import FeatureFootage, Footage, MediaFootage, PackedFo
 from reeltag.data.sound_views import test_samples, training_samples
 from reeltag.errors import RecipeError
 from reeltag.models import MODELS
+from reeltag.models.fusion import FusionModel
 from reeltag.models.interface import VideoModel
 from reeltag.models.thresholded import ThresholdedModel
 from reeltag.recipe import Recipe
@@ -64,7 +65,7 @@ def check_input(model: VideoModel, recipe: Recipe, footage: Footage) -> None:
     if modalities == ("audio",) and recipe.test.crops != 1:
         raise RecipeError(f"test.crops={recipe.test.crops}: sound has no crops of pictures; set test.crops=1")
     if "flow" in modalities:
-        _check_flow(recipe, footage, alone=modalities == ("flow",))
+        _check_flow(model, recipe, footage, alone=modalities == ("flow",))
     if "audio" not in modalities and isinstance(footage, PackedFootage):
         videos = footage.videos
         if not any(videos.num_frames(row) for row in range(len(videos))):
@@ -97,18 +98,18 @@ def _check_sound(model: VideoModel, recipe: Recipe, footage: MediaFootage) -> No
             )
 
 
-def _check_flow(recipe: Recipe, footage: MediaFootage, *, alone: bool) -> None:
-    flow, model = recipe.data.flow, recipe.model
-    schema, options = MODELS.schema(model.name), model.options
+def _check_flow(model: VideoModel, recipe: Recipe, footage: MediaFootage, *, alone: bool) -> None:
+    flow, section = recipe.data.flow, recipe.model
+    schema, options = MODELS.schema(section.name), section.options
     key = "in_channels" if alone else "flow_channels"
     taken: int | None = None
     if key in schema:
         taken = options.get(key, schema[key].default)
-    elif not alone and isinstance(options.get("streams"), dict):
-        key, taken = "streams.flow.in_channels", options["streams"].get("flow", {}).get("in_channels", 3)
+    elif isinstance(model, FusionModel):
+        key, taken = "streams.flow.in_channels", model.streams["flow"].clip_shape[1]
     if taken is not None and taken != flow.channels:
         raise RecipeError(
-            f"{model.name} takes {taken} channels of flow (model.{key}), and data.flow gives {flow.channels} "
+            f"{section.name} takes {taken} channels of flow (model.{key}), and data.flow gives {flow.channels} "
             f"(2 x stack, or 3 as an image); set model.{key}={flow.channels}, or data.flow.stack"
         )
     if footage.flow is None:

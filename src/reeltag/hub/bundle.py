@@ -147,7 +147,7 @@ def load_weights(model: VideoModel, path: str) -> list[str]:
     """Load the weights of a run folder or bundle; a classifier of another size stays as drawn, and is named.
 
     Where the model takes another number of channels, the first convolution is averaged over its own (TSN's way from RGB
-    to flow).
+    to flow). A model without classifier, as the stream of a fusion is, leaves out the file's.
 
     Returns:
         The names of the tensors that were left as drawn.
@@ -157,8 +157,10 @@ def load_weights(model: VideoModel, path: str) -> list[str]:
     """
     own = model.state_dict()
     weights = fit_input_channels(read_trained(path).weights, own)
+    if not any(map(_in_classifier, own)):
+        weights = {name: tensor for name, tensor in weights.items() if not _in_classifier(name)}
     fresh = [name for name, tensor in weights.items() if name in own and own[name].shape != tensor.shape]
-    wrong = [name for name in fresh if "classifier." not in name]
+    wrong = [name for name in fresh if not _in_classifier(name)]
     missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if wrong or missing or left_over:
         raise StoreError(
@@ -168,3 +170,7 @@ def load_weights(model: VideoModel, path: str) -> list[str]:
     if fresh:
         warnings.warn(f"{path} has another number of labels: the classifier is drawn anew", stacklevel=2)
     return fresh
+
+
+def _in_classifier(name: str) -> bool:
+    return "classifier." in name
