@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from reeltag.cli import bench, compare, convert, data, demo, evaluate, extract, listing, new, report, tag, train
+from reeltag.cli import (
+    bench,
+    compare,
+    convert,
+    data,
+    demo,
+    ensemble,
+    evaluate,
+    extract,
+    listing,
+    new,
+    report,
+    tag,
+    train,
+)
 from reeltag.errors import ReeltagError
 
 app = typer.Typer(
@@ -27,6 +41,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("tag")(tag.tag)
+app.add_typer(ensemble.app, name="ensemble")
 app.command("report")(report.report)
 app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)
