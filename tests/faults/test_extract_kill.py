@@ -1,8 +1,6 @@
 """Extraction killed at random moments and started again: nothing is lost, and nothing but the open shard done twice."""
 
-import os
 import random
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -32,27 +30,9 @@ def counted(extractor, log: Path):
     return replace(extractor, encode=encode)
 
 
-def run_and_kill(work, after_s: float) -> bool:
-    """Do `work` in a child and kill it with -9; returns whether it had ended by itself."""
-    child = os.fork()  # not a new interpreter: a child that has torch loaded reaches the work at once
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    deadline = time.monotonic() + after_s
-    while time.monotonic() < deadline:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
-
-
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("coded", [False, True])
-def test_killed_ten_times_and_finished_is_as_if_untouched(extractor, mini_packed, tmp_path, coded):
+def test_killed_ten_times_and_finished_is_as_if_untouched(extractor, mini_packed, tmp_path, coded, run_and_kill):
     footage, options = (
         open_footage(mini_packed),
         {"workers": 0, "shard_s": 0.0, **({"pca": 8, "quantize": True} if coded else {})},

@@ -65,6 +65,11 @@ class Clip:
     start_s: float
     end_s: float
 
+    def span_s(self, duration_s: float) -> tuple[float, float]:
+        """Return where the clip begins and ends in a video of this length."""
+        start_s = 0.0 if np.isnan(self.start_s) else self.start_s
+        return start_s, duration_s if np.isnan(self.end_s) else min(self.end_s, duration_s)
+
 
 def clip_of(manifest: Manifest, row: int) -> Clip:
     """Return what a worker is told about a row."""
@@ -78,8 +83,7 @@ def encode_clip(clip: Clip, settings: PackSettings) -> StoredClip:
         with open_media(clip.path) as video:
             if isinstance(video, Sound):
                 return _sound_alone(clip, video, settings)
-            start_s = 0.0 if np.isnan(clip.start_s) else clip.start_s
-            end_s = video.duration_s if np.isnan(clip.end_s) else min(clip.end_s, video.duration_s)
+            start_s, end_s = clip.span_s(video.duration_s)
             indices = choose_frames(video.times_s, start_s, end_s, settings.fps, settings.max_frames)
             frames = torch.cat(
                 [
@@ -119,9 +123,8 @@ def _sound_alone(clip: Clip, file: Sound, settings: PackSettings) -> StoredClip:
         raise MediaError("not_video", clip.path, "sound without pictures, and sound is left out; give an audio rate")
     whole = file.audio(settings.audio_rate_hz)
     rate_hz = settings.audio_rate_hz
-    start_s = 0.0 if np.isnan(clip.start_s) else clip.start_s
-    last = len(whole) if np.isnan(clip.end_s) else round(clip.end_s * rate_hz)
-    sound = _int16(whole[round(start_s * rate_hz) : last])
+    start_s, end_s = clip.span_s(len(whole) / rate_hz)
+    sound = _int16(whole[round(start_s * rate_hz) : round(end_s * rate_hz)])
     if not len(sound):
         raise MediaError("corrupt", clip.path, f"no sample of sound in its {len(whole) / rate_hz:.3g} s to be kept")
     facts = {
@@ -156,18 +159,28 @@ def choose_frames(
         wanted = start_s + np.arange(max(int(np.ceil((end_s - start_s) * fps - tick_s)), 1)) / fps
         shown = np.searchsorted(times_s, wanted + tick_s, side="right") - 1
         kept = np.unique(np.clip(shown, first, last - 1))
-    if max_frames is not None and len(kept) > max_frames:
-        kept = kept[((np.arange(max_frames) + 0.5) * len(kept) / max_frames).astype(np.int64)]
-    return kept
+    return kept[evenly(len(kept), max_frames)]
+
+
+def evenly(count: int, wanted: int | None) -> NDArray[np.int64]:
+    """Return at most `wanted` of `count` numbers: those in the middle of equal parts; None wants all."""
+    if wanted is None or count <= wanted:
+        return np.arange(count)
+    return ((np.arange(wanted) + 0.5) * count / wanted).astype(np.int64)
+
+
+def shrunk_size(height: int, width: int, short_side_px: int) -> tuple[int, int]:
+    """Return (height, width) with the short side at `short_side_px`, never enlarged."""
+    scale = min(short_side_px / min(height, width), 1.0)
+    return round(height * scale), round(width * scale)
 
 
 def shrink(frames: Tensor, short_side_px: int) -> Tensor:
     """Return uint8 (T, C, H, W) with the short side at `short_side_px` (antialiased bilinear), never enlarged."""
     height, width = frames.shape[2:]
-    if min(height, width) <= short_side_px:
+    size = shrunk_size(height, width, short_side_px)
+    if size == (height, width):
         return frames
-    scale = short_side_px / min(height, width)
-    size = (round(height * scale), round(width * scale))
     return torch.nn.functional.interpolate(frames, size=size, mode="bilinear", antialias=True)
 
 

@@ -40,7 +40,6 @@ class Source(ABC):
         path: for messages.
         num_frames: of the clip; 0 where there is sound alone.
         fps: their rate; 0 likewise.
-        has_audio: a sound track is there.
         stored_flow: a store and the clip's row in it, or None where flow is made of the frames.
         flow_missing: there is a store, and it lacks this clip.
     """
@@ -52,16 +51,20 @@ class Source(ABC):
         path: str,
         num_frames: int,
         fps: float,
-        has_audio: bool,
         stored_flow: tuple[FlowTracks, int] | None = None,
         flow_missing: bool = False,
     ) -> None:
-        self.path, self.num_frames, self.fps, self.has_audio = path, num_frames, fps, has_audio
+        self.path, self.num_frames, self.fps = path, num_frames, fps
         self._stored_flow = stored_flow
         # One frame has no motion, and what stands for it must not look like a still scene.
         self.has_flow = num_frames > 1 and not flow_missing
         self._kept: dict[int, int] = {}
         self._frames: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def has_audio(self) -> bool:
+        """A sound track is there."""
 
     @property
     @abstractmethod
@@ -85,7 +88,7 @@ class Source(ABC):
         Raises:
             MediaError: they cannot be read.
         """
-        if self._frames is not None and all(index in self._kept for index in indices):
+        if self._frames is not None and self._kept.keys() >= set(indices):
             return self._frames[[self._kept[index] for index in indices]]
         return self._read(indices)
 
@@ -187,7 +190,12 @@ class FileSource(Source):
         self.first, last = 0, media.num_frames
         if media.num_frames:
             self.first, last = span(start_s, end_s, media.num_frames, media.fps)
-        super().__init__(path, last - self.first, media.fps, media.has_audio, stored_flow, flow_missing)
+        super().__init__(path, last - self.first, media.fps, stored_flow, flow_missing)
+
+    @property
+    def has_audio(self) -> bool:
+        """The file has a sound track."""
+        return self.media.has_audio
 
     @property
     def duration_s(self) -> float:
@@ -250,8 +258,13 @@ class PackedSource(Source):
         flow_missing: bool = False,
     ) -> None:
         self.videos, self.row = videos, row
-        path, has_audio = videos.manifest.paths[row], videos.num_samples(row) > 0
-        super().__init__(path, videos.num_frames(row), videos.fps(row), has_audio, stored_flow, flow_missing)
+        path = videos.manifest.paths[row]
+        super().__init__(path, videos.num_frames(row), videos.fps(row), stored_flow, flow_missing)
+
+    @property
+    def has_audio(self) -> bool:
+        """Sound is stored."""
+        return self.videos.num_samples(self.row) > 0
 
     @property
     def duration_s(self) -> float:
