@@ -37,7 +37,7 @@ def flow(
     device: Device = "auto",
     step: Annotated[int, typer.Option(min=1, max=100, help="From a frame to the frame this many later.")] = 1,
     fps: Annotated[
-        float | None, typer.Option(min=0.001, help="Take this many frames a second first; 15 for images of files.")
+        float | None, typer.Option(min=0.001, help="Let a step be 1 / fps seconds, not a frame; 15 for images.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Keep this many evenly spaced fields a video.")] = None,
     form: Annotated[Form, typer.Option(help="quantised (2 channels) or image (3, the last one zero).")] = (
@@ -78,7 +78,7 @@ def flow(
     settings = FlowSettings(
         method=chosen.value,
         step=step,
-        fps=IMAGE_FPS if fps is None and image and not packed else fps,
+        fps=IMAGE_FPS if fps is None and image else fps,
         max_frames=max_frames,
         bound_px=bound_px or (IMAGE_BOUND_PX if image else 20.0),
         form=form.value,
