@@ -103,7 +103,7 @@ def train_all(
             recipe, shards, folder, seed=seed, split=split, console=console, overrides=(*overrides, *more)
         )
 
-    single = {name: run(recipes[name]) for name in MODALITIES}
+    single: dict[str, TimedRun] = {name: run(recipes[name]) for name in MODALITIES}
     starts = (f"model.streams.{name}.pretrained={each.folder.resolve()}" for name, each in single.items())
     return Trained(single, run(recipes["joint"], *starts))
 
