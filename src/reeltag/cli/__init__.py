@@ -16,6 +16,7 @@ from reeltag.cli import (
     ensemble,
     evaluate,
     extract,
+    flow,
     listing,
     new,
     report,
@@ -37,6 +38,7 @@ app.command("demo")(demo.demo)
 app.command("new")(new.new)
 app.add_typer(data.app, name="data")
 app.command("extract")(extract.extract)
+app.command("flow")(flow.flow)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

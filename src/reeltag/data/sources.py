@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reeltag.data.manifest import Manifest
+from reeltag.data.pack_clip import shrink
 from reeltag.data.shards import PackedVideos
 from reeltag.errors import MediaError
 from reeltag.media import Sound, Video
@@ -89,7 +90,10 @@ class Source(ABC):
             MediaError: they cannot be read.
         """
         if self._frames is not None and self._kept.keys() >= set(indices):
-            return self._frames[[self._kept[index] for index in indices]]
+            places = [self._kept[index] for index in indices]
+            first, last = places[0], places[0] + len(places)
+            run = places == list(range(first, last))  # a view: copying every frame costs as much as decoding its sound
+            return self._frames[first:last] if run else self._frames[places]
         return self._read(indices)
 
     def flow_at(self, indices: Sequence[int], flow: FlowSection) -> Tensor:
@@ -117,7 +121,6 @@ class Source(ABC):
 
     def _made(self, pairs: list[tuple[int, int]], flow: FlowSection) -> Tensor:
         from reeltag.media.flow import compute_flow, quantise, resize_flow
-        from reeltag.media.transforms import Resize
 
         if flow.method == "raft":
             raise MediaError(
@@ -126,7 +129,7 @@ class Source(ABC):
         different = sorted(set(pairs))
         numbers = sorted({number for pair in different for number in pair})
         frames = self.frames_at(numbers)
-        shown = Resize(flow.compute_px)(frames)[0] if flow.compute_px else frames
+        shown = shrink(frames, flow.compute_px) if flow.compute_px else frames
         place = {number: index for index, number in enumerate(numbers)}
         fields = compute_flow(shown, [(place[one], place[other]) for one, other in different], flow.method)
         stored = quantise(resize_flow(fields, *frames.shape[2:]), flow.bound_px)
