@@ -19,6 +19,7 @@ ORDER = [
     {"media", "layers", "losses", "metrics"},
     {"data", "models"},
     {"hub"},
+    {"inputs"},
     {"build"},
     {"engine", "inference"},
     {"report", "serve", "scale", "bench"},

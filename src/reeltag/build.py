@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,22 @@ from reeltag.data.example_weights import class_balanced_weights, repeat_factors
 from reeltag.data.feature_view import FeatureTestView, FeatureTrainingView
 from reeltag.data.footage import FeatureFootage, Footage
 from reeltag.data.manifest import Manifest
-from reeltag.data.mixing import MIXES_FEATURES, MixedClips
+from reeltag.data.mixing import MIXES_ALL, MixedClips
 from reeltag.data.views import TestView, TrainingView
 from reeltag.data.vocab import vocabulary
 from reeltag.errors import ManifestError, RecipeError
+from reeltag.hub.bundle import load_weights
+from reeltag.inputs import check_input, modalities_of
 from reeltag.losses import LOSSES, NOT_IN_RECIPES, SOFT_TARGETS
 from reeltag.losses.label_weights import label_weights
 from reeltag.metrics import METRICS
 from reeltag.models import MODELS
+from reeltag.models.fusion import FusionModel
 from reeltag.models.interface import VideoModel
 from reeltag.models.thresholded import ThresholdedModel
 from reeltag.recipe import LossSection, Recipe
 from reeltag.registry import close_name
+from reeltag.schema import Modality
 
 Loss = Callable[..., Tensor]
 TrainingClips = ClipDataset | MixedClips
@@ -116,7 +120,8 @@ def create_model(
         num_labels: L.
         num_frames: T, for the models whose layers depend on it; the others take any T.
         pretrained: None for drawn weights, True for the backbone's published image weights, or the path of a run folder
-            or bundle whose weights are loaded (another number of labels replaces the classifier).
+            or bundle whose weights are loaded (another number of labels replaces the classifier). The streams of a
+            fusion take it too, each its own.
         **options: the model's own; `MODELS.schema(name)` lists them.
 
     Raises:
@@ -134,10 +139,24 @@ def create_model(
     except (TypeError, ValueError) as error:
         raise RecipeError(f"model {name!r}: {error}") from error
     if isinstance(pretrained, str):
-        from reeltag.hub.bundle import load_weights
-
         load_weights(model, pretrained)
+    if isinstance(model, FusionModel):
+        for modality, path in model.starts.items():
+            load_weights(model.streams[modality], path)
     return model
+
+
+def without_starts(recipe: Recipe) -> Recipe:
+    """Return the recipe with drawn first weights: what is built to take the weights of a run or a bundle."""
+    changed = recipe.replace(**{"model.pretrained": None})
+    streams = changed.model.options.get("streams")
+    if not isinstance(streams, dict):
+        return changed
+    bare = {
+        name: {k: v for k, v in given.items() if k != "pretrained"} if isinstance(given, dict) else given
+        for name, given in streams.items()
+    }
+    return changed.replace(**{"model.streams": bare})
 
 
 def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
@@ -160,8 +179,17 @@ def build_model(recipe: Recipe, num_labels: int) -> VideoModel:
     return model
 
 
-def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipDataset]:
-    """Return the training clips and the test views of one footage, of pixels or of stored features."""
+def build_datasets(
+    recipe: Recipe, footage: Footage, modalities: Sequence[Modality] = ("rgb",), *, without: Sequence[str] = ()
+) -> tuple[ClipDataset, ClipDataset]:
+    """Return the training clips and the test views of one footage, of pictures and sound or of stored features.
+
+    Args:
+        recipe: the recipe.
+        footage: where clips come from.
+        modalities: what the model takes, see `reeltag.inputs.modalities_of`.
+        without: modalities that the test counts as missing.
+    """
     names = list(footage.manifest.label_names)
     try:
         swaps = label_swaps(recipe.data.swap_labels, names)
@@ -170,7 +198,7 @@ def build_datasets(recipe: Recipe, footage: Footage) -> tuple[ClipDataset, ClipD
     views: tuple[View, View] = (
         (FeatureTrainingView(recipe.data), FeatureTestView(recipe.data, recipe.test))
         if footage.input_kind == "features"
-        else (TrainingView(recipe.data), TestView(recipe.data, recipe.test))
+        else (TrainingView(recipe.data, modalities), TestView(recipe.data, recipe.test, modalities, without))
     )
     training = ClipDataset(footage, views[0], seed=recipe.train.seed, swaps=swaps)
     return training, ClipDataset(footage, views[1], seed=recipe.train.seed)
@@ -191,21 +219,6 @@ def fit_to_footage(recipe: Recipe, footage: Footage) -> Recipe:
             f"model.feature_sizes={list(stated)}, but {footage.store.folder} holds {list(found)}; leave the key out"
         )
     return recipe.replace(**{"model.feature_sizes": list(found)})
-
-
-def check_input(model: VideoModel, recipe: Recipe, footage: Footage) -> None:
-    """Raise RecipeError when a model on stored features is given pixels, or one on pixels stored features."""
-    if (model.input_kind == "features") == (footage.input_kind == "features"):
-        return
-    if model.input_kind == "features":
-        raise RecipeError(
-            f"{recipe.model.name} learns from stored features, and the manifest names videos; first "
-            "`reeltag extract MODEL_OR_BACKBONE MANIFEST --out DIR`, then give DIR as --manifest"
-        )
-    raise RecipeError(
-        f"{recipe.model.name} learns from pixels, and the manifest holds features; give the manifest of the videos, "
-        "or a model on features (`reeltag list models 'frames_*'`)"
-    )
 
 
 def check_labels(recipe: Recipe, manifest: Manifest) -> None:
@@ -239,24 +252,28 @@ def build_parts(recipe: Recipe, footage: Footage, *, train_split: str = "train",
     check_input(model, recipe, footage)
     if recipe.train.bias_prior:
         model.set_bias(log_prior(manifest, train_rows))
-    clips, test = build_datasets(recipe, footage)
+    modalities = modalities_of(recipe, model)
+    clips, test = build_datasets(recipe, footage, modalities)
     targets = clips.targets[train_rows]
     loss = build_loss(recipe, targets.sum(0))
     weights = draw_weights(recipe, targets, names)
     training: TrainingClips = clips
     if recipe.data.mix is not None or recipe.data.smoothing:
-        check_mix(recipe, footage)
+        check_mix(recipe, footage, modalities)
         training = MixedClips(clips, train_rows, recipe.data.mix, recipe.data.smoothing)
     return Parts(recipe, names, model, loss, training, test, train_rows, val_rows, weights)
 
 
-def check_mix(recipe: Recipe, footage: Footage) -> None:
-    """Raise RecipeError for a mixture of pictures when the footage holds features."""
-    if recipe.data.mix is not None and footage.input_kind == "features" and recipe.data.mix.name not in MIXES_FEATURES:
-        raise RecipeError(
-            f"data.mix {recipe.data.mix.name} needs pixels, and this manifest holds features; "
-            f"{' and '.join(sorted(MIXES_FEATURES))} mix features too"
-        )
+def check_mix(recipe: Recipe, footage: Footage, modalities: Sequence[Modality] = ("rgb",)) -> None:
+    """Raise RecipeError for a mixture of pictures when the clips are, or have, something else."""
+    if recipe.data.mix is None or recipe.data.mix.name in MIXES_ALL:
+        return
+    name, others = recipe.data.mix.name, " and ".join(sorted(MIXES_ALL))
+    if footage.input_kind == "features":
+        raise RecipeError(f"data.mix {name} needs pixels, and this manifest holds features; {others} mix features too")
+    if "audio" in modalities or ("flow" in modalities and name != "cutmix"):
+        what = "sound" if "audio" in modalities else "flow"
+        raise RecipeError(f"data.mix {name} is made for pictures, and the model takes {what}; {others} mix {what} too")
 
 
 def draw_weights(recipe: Recipe, targets: Tensor, names: list[str]) -> list[float] | None:

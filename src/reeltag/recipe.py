@@ -14,7 +14,8 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from reeltag.errors import RecipeError, UnknownName
 from reeltag.registry import close_name
-from reeltag.sections import MixSection, Probability, Section, TrainSection
+from reeltag.schema import MODALITIES, Modality
+from reeltag.sections import AudioSection, FlowSection, MixSection, Probability, Section, TrainSection
 
 MAX_RECIPE_BYTES = 1 << 18
 Pixels = Annotated[int, Field(ge=1, le=4096)]
@@ -42,9 +43,13 @@ class StageSection(Section):
 
 
 class DataSection(Section):
-    """Which frames a training clip holds and how they are cropped and varied. Lengths in pixels, times in frames."""
+    """What a training clip holds and how it is cropped and varied. Lengths in pixels, times in frames.
+
+    `modalities` is what the model takes when it is not given.
+    """
 
     labels: str | None = None
+    modalities: Annotated[list[Modality], Field(min_length=1)] | None = None
     num_frames: Annotated[int, Field(ge=1, le=4096)] = 8
     sampling: Literal["segments", "dense", "uniform"] = "segments"
     stride: Annotated[int, Field(ge=1)] = 1
@@ -66,6 +71,8 @@ class DataSection(Section):
     repeat_threshold: Annotated[float, Field(gt=0, le=1)] = 0.1
     mix: MixSection | None = None
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    audio: AudioSection = Field(default_factory=AudioSection)
+    flow: FlowSection = Field(default_factory=FlowSection)
     stages: list[StageSection] = Field(default_factory=list)
     max_bad: Probability = 0.1
 
@@ -79,6 +86,8 @@ class DataSection(Section):
             raise ValueError(f"balance_labels and sample: {self.sample} both say how often a clip is drawn; keep one")
         if self.mix is not None and self.crop == "none":
             raise ValueError("mix needs clips of one size, and crop: none keeps each video's own; choose a crop")
+        if self.modalities is not None and self.modalities != [m for m in MODALITIES if m in self.modalities]:
+            raise ValueError(f"modalities {self.modalities} must be in the order {list(MODALITIES)}, each once")
         starts = [stage.from_epoch for stage in self.stages]
         if starts and (starts[0] != 0 or starts != sorted(set(starts))):
             raise ValueError(f"stages must begin at from_epoch 0 and rise, got {starts}")

@@ -7,26 +7,41 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 InputKind = Literal["rgb", "flow", "features", "waveform", "fusion"]
+Modality = Literal["rgb", "flow", "audio"]
+MODALITIES: tuple[Modality, ...] = get_args(Modality)  # their order everywhere
+INPUT_NAMES: dict[Modality, str] = {"rgb": "video", "flow": "flow", "audio": "waveform"}  # of the tensors in a batch
 
 
 class Batch(TypedDict, total=False):
-    """A batch: `targets`, `ignore` (B, L), `rows` (B,) of the manifest, and one of two inputs.
+    """A batch: `targets`, `ignore` (B, L), `rows` (B,) of the manifest, and what the recipe's modalities are.
 
-    `video` is uint8 (B, V, T, C, H, W); or `features` float (B, V, T, D) with `mask` bool (B, V, T), True = real frame.
+    `video` is uint8 (B, V, T, 3, H, W) RGB; `flow` uint8 (B, V, T, 2k, H, W), zero at 128; `waveform` float32 (B, V, N)
+    in [-1, 1] (beyond it after a gain). `present` bool (B, M), in the recipe's order of modalities, is False where a
+    clip has no such track or a silent one; it is there when sound or more than one modality is asked for. What stands
+    in an absent place is zeros (128 for flow) and reaches no result. Or, in place of all these, `features` float
+    (B, V, T, D) with `mask` bool (B, V, T), True = real frame.
+
+    `bad` lists the files that could not be read, `absent` the rows that have none of the modalities: neither is among
+    `rows`.
     """
 
     video: Tensor
+    flow: Tensor
+    waveform: Tensor
+    present: Tensor
     features: Tensor
     mask: Tensor
     targets: Tensor
     ignore: Tensor
     rows: Tensor
+    bad: list[dict[str, Any]]
+    absent: list[int]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,70 @@ class MixSection(Section):
     probability: Probability = 1.0
 
 
+class AudioSection(Section):
+    """How a waveform is cut and varied; see `reeltag.data.sound_views`. Lengths in seconds, levels in dB.
+
+    A training clip has a length drawn in [min_seconds, max_seconds] (`seconds` where they are not given), a test crop
+    has `seconds`. Shorter sounds are padded with zeros on both sides or played again (`tile`), both to the one length
+    of the batch. `margin_seconds` of zeros stand before and behind every sound before it is cropped. A speed s
+    stretches by s^u, u even in [-1, 1], and `gain_db` g amplifies by a gain even in [-g, g]. A track is silent, and
+    counts as absent, when its RMS over the clip is below `silence_db` of full scale.
+    """
+
+    rate_hz: Annotated[int, Field(ge=1000, le=192_000)] = 16_000
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
+    min_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None
+    max_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None
+    margin_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    speed: Annotated[float, Field(ge=1, le=4)] = 1.0
+    gain_db: Annotated[float, Field(ge=0, le=40)] = 0.0
+    silence_db: Annotated[float, Field(lt=0)] = -60.0
+    padding: Literal["zeros", "tile"] = "zeros"
+
+    @property
+    def range_seconds(self) -> tuple[float, float]:
+        """The shortest and the longest training clip."""
+        return self.min_seconds or self.seconds, self.max_seconds or self.seconds
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AudioSection:
+        shortest, longest = self.range_seconds
+        if shortest > longest:
+            raise ValueError(f"min_seconds {shortest} must not exceed max_seconds {longest}; `seconds` stands for both")
+        if round(shortest * self.rate_hz) < 1 or round(self.seconds * self.rate_hz) < 1:
+            raise ValueError(f"no sample is left in {min(shortest, self.seconds)} s at {self.rate_hz} Hz")
+        return self
+
+
+class FlowSection(Section):
+    """Optical flow of a clip: how it is made where none is stored, and how it is handed to the network.
+
+    Flow at frame i leads to frame i + `step` (of a grid of `fps` frames a second, where that is given). `stack` k hands
+    over the flow at i, i + 1, ..., i + k - 1 as 2k channels. `compute_px` is the short side at which it is computed,
+    that of the frames by default and at most. `bound_px` clips it: this many pixels are 127 steps from the zero at 128.
+    `image` is the form of arXiv:1503.08909: a third channel of zeros.
+    """
+
+    method: Literal["tvl1", "dis", "raft"] = "tvl1"
+    step: Annotated[int, Field(ge=1, le=100)] = 1
+    stack: Annotated[int, Field(ge=1, le=64)] = 1
+    bound_px: Positive = 20.0
+    form: Literal["quantised", "image"] = "quantised"
+    compute_px: Annotated[int, Field(ge=16, le=4096)] | None = None
+    fps: Positive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FlowSection:
+        if self.form == "image" and self.stack > 1:
+            raise ValueError(f"form: image has three channels and is not stacked; stack must be 1, not {self.stack}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """C of a flow clip."""
+        return 3 if self.form == "image" else 2 * self.stack
+
+
 class EmaSection(Section):
     """An exponential moving average of the weights; see `reeltag.engine.averaging`."""
 

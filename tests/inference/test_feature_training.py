@@ -160,10 +160,10 @@ def test_a_padded_batch_scores_each_video_as_alone(run, store):
     together = next(iter(make_loader(dataset, in_order(rows, 8), workers=0)))
     assert not together["mask"].all()
     with torch.inference_mode():
-        scores = loaded.model(*model_inputs(together))
+        scores = loaded.model(*model_inputs(loaded.model, together))
         for at, row in enumerate(rows):
             alone = next(iter(make_loader(dataset, in_order([row], 1), workers=0)))
-            features, mask = model_inputs(alone)
+            features, mask = model_inputs(loaded.model, alone)
             assert mask is None
             torch.testing.assert_close(
                 scores[at], loaded.model(features, mask)[0], rtol=1e-4, atol=1e-5

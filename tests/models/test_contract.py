@@ -25,9 +25,14 @@ def _frames(name):
     return {key: value for key, value in {**FRAMES, **small}.items() if key in known and known[key].default is not None}
 
 
+STREAMS = {
+    modality: {"name": name, "backbone_options": {"widths": [8, 16]}}
+    for modality, name in (("rgb", "tsm_mini"), ("flow", "tsn_mini"), ("audio", "logmel_mini"))
+}
 OPTIONS = {
     "convnet_lstm": {"backbone": "mini"},
     "two_stream_3d_fused": {"backbone": "mini"},
+    **{name: {"streams": STREAMS, "width": 16} for name in ("fusion_gated", "fusion_transformer")},
     **{name: _frames(name) for name in MODELS if name.startswith("frames_")},
     **{name: {**_frames(name), "backbone": "tsm_mini"} for name in MODELS if name.startswith("nlg_")},
 }
@@ -35,7 +40,7 @@ OPTIONS = {
 PLAIN = list(MODELS)
 QUICK = [
     *(f"{prefix}mini" for prefix, (key, _) in MODELS.families.items() if key == "backbone"),
-    *("convnet_lstm", "two_stream_3d_fused", "m3"),
+    *("convnet_lstm", "two_stream_3d_fused", "m3", "fusion_gated", "fusion_transformer"),
 ]
 SLOW = [name for name in PLAIN if name not in QUICK]
 ALL = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
@@ -48,8 +53,9 @@ def build(name, **options):
 def small_input(name, model, batch=2, frames=None, side=None):
     """Drawn input of the model's kind, small where the model allows."""
     if model.input_kind == "fusion":
-        px = 64 if "mini" in name else 96
-        return ({k: torch.randn(batch, 9, x.shape[2], px, px) for k, x in model.example_input()[0].items()},)
+        px = 32 if name.startswith("fusion_") else 64 if "mini" in name else 96
+        clips = model.example_input(batch)[0].items()
+        return ({k: x if k == "audio" else torch.randn(batch, 9, x.shape[2], px, px) for k, x in clips},)
     if model.input_kind not in ("rgb", "flow"):
         return model.example_input(batch)
     num_frames, px = next((size for pattern, size in SIZES if re.search(pattern, name)), (8, 64))

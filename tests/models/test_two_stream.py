@@ -51,6 +51,12 @@ def test_a_missing_stream_leaves_the_other_alone(model):
         features = model.forward_head(model.forward_features({"rgb": x["rgb"]}), pre_logits=True)
         assert features.shape == (2, 256)
         assert not features[:, 128:].any()
+        added = model.contributions(x, present)
+        torch.testing.assert_close(added.sum(1), found)  # without any stream the logits are 0
+        torch.testing.assert_close(added[0, 0], found[0])
+        # The two orders of adding: a stream alone, or what it changes beside the other.
+        rgb, flow = model.rgb(x["rgb"])[1], model.flow(x["flow"])[1]
+        torch.testing.assert_close(added[1, 0], (rgb + found[1] - flow) / 2)
     with pytest.raises(ValueError, match="one of them at least; got nothing"):
         model({})
 
@@ -61,6 +67,9 @@ def test_the_fused_network_needs_both_and_one_flow_stack_a_frame():
     assert model(x).shape == (2, 3)
     with pytest.raises(ValueError, match="flow is missing"):
         model({"rgb": x["rgb"]})
+    assert torch.equal(model(x, torch.ones(2, 2, dtype=torch.bool)), model(x))
+    with pytest.raises(ValueError, match="needs rgb and flow of every clip"):
+        model(x, torch.tensor([[True, True], [True, False]]))
     with pytest.raises(ValueError, match="rgb has 3 frames and flow 2"):
         model({"rgb": x["rgb"], "flow": x["flow"][:, :2]})
     with pytest.raises(RecipeError, match="stream weights are at least 0"):

@@ -7,7 +7,22 @@ import sys
 
 import typer
 
-from reeltag.cli import bench, compare, convert, data, demo, evaluate, extract, flow, listing, new, report, tag, train
+from reeltag.cli import (
+    bench,
+    compare,
+    convert,
+    data,
+    demo,
+    ensemble,
+    evaluate,
+    extract,
+    flow,
+    listing,
+    new,
+    report,
+    tag,
+    train,
+)
 from reeltag.errors import ReeltagError
 
 app = typer.Typer(
@@ -28,6 +43,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("tag")(tag.tag)
+app.add_typer(ensemble.app, name="ensemble")
 app.command("report")(report.report)
 app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output; progress goes to standard error.")]
 Device = Annotated[str, typer.Option(help="A torch device (cpu, cuda, cuda:1), or auto.")]
+Flow = Annotated[
+    Path | None, typer.Option(help="A folder of `reeltag flow`; PACKED/flow is found by itself, else it is computed.")
+]
 Workers = Annotated[int | None, typer.Option(min=0, help="Loader processes; chosen by the hardware when not given.")]
 
 

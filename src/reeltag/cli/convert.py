@@ -21,6 +21,9 @@ def convert(
     labels: Annotated[
         str | None, typer.Option(help="A shipped vocabulary (`reeltag list labels`) or a file, one label a line.")
     ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="A further file of the same weights: VGGish's principal components.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn published weights into a bundle that `reeltag tag`, `evaluate` and `train` take.
@@ -29,7 +32,9 @@ def convert(
     """
     from reeltag.hub.converted_bundle import convert_file
 
-    trained = convert_file(file, out, source=source, name=name, labels=labels, overrides=overrides or [])
+    trained, classifies = convert_file(
+        file, out, source=source, name=name, labels=labels, overrides=overrides or [], also=also or []
+    )
     facts = {
         "bundle": str(out),
         "model": trained.recipe.model.name,
@@ -37,10 +42,11 @@ def convert(
         "num_labels": len(trained.label_names),
         "first_labels": trained.label_names[:3],
         "num_frames": trained.recipe.data.num_frames,
+        "classifier": "published" if classifies else "drawn",
     }
     if as_json:
         print_json(facts)
         return
     for key, value in facts.items():
         print(f"{key:12} {value}")
-    print(f"try it: reeltag tag {out} VIDEO")
+    print(f"try it: reeltag tag {out} VIDEO" if classifies else f"train it: model.pretrained={out} in a recipe")

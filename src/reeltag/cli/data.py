@@ -151,6 +151,9 @@ def pack(
     short_side_px: Annotated[int, typer.Option(min=8, max=2160, help="Short side of the stored frames.")] = 256,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Keep this many evenly spaced frames a video.")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 90,
+    audio_rate_hz: Annotated[
+        int, typer.Option(min=0, max=192_000, help="Samples a second of the stored sound; 0 leaves it out.")
+    ] = 16_000,
     workers: Annotated[int, typer.Option(min=1, help="Decoding processes.")] = 2,
     as_json: AsJson = False,
 ) -> None:
@@ -171,6 +174,7 @@ def pack(
             short_side_px=short_side_px,
             max_frames=max_frames,
             quality=quality,
+            audio_rate_hz=audio_rate_hz or None,
             workers=workers,
             progress=progress,
         )

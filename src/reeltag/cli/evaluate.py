@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reeltag.cli.console import AsJson, Device, Workers, bar, log, print_json, print_table
+from reeltag.cli.console import AsJson, Device, Flow, Workers, bar, log, print_json, print_table
 
 
 def evaluate(
@@ -16,6 +16,10 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which clips; `all` takes every one.")] = "val",
     views: Annotated[
         str | None, typer.Option(help="CLIPSxCROPS, for example 10x3; the recipe's when not given.")
+    ] = None,
+    flow: Flow = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="A modality to count as missing (rgb, flow, audio); may be given again.")
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Which weights of a run: last or best.")] = "last",
     publish: Annotated[bool, typer.Option("--publish", help="Also write results/<recipe>.json.")] = False,
@@ -39,10 +43,19 @@ def evaluate(
 
     with join(device) as processes:
         loaded = load_trained(model, device=device, checkpoint=checkpoint)
-        footage, note = with_splits(open_footage(manifest)) if split != "all" else (open_footage(manifest), None)
+        opened = open_footage(manifest, flow)
+        footage, note = with_splits(opened) if split != "all" else (opened, None)
         if note and processes.is_main:
             log().print(note)
-        found = evaluate_model(loaded, footage, split=split, views=views, workers=workers, progress=bar("evaluating"))
+        found = evaluate_model(
+            loaded,
+            footage,
+            split=split,
+            views=views,
+            workers=workers,
+            progress=bar("evaluating"),
+            without=without or (),
+        )
     if not processes.is_main:
         raise typer.Exit(1 if found.bad else 0)
     folder = out or loaded.trained.path
@@ -59,6 +72,12 @@ def evaluate(
             f"{results.labels_without_positives} labels without positives, {results.videos_without_labels} videos "
             f"without labels; {len(found.bad)} unreadable"
         )
+        if found.over_all is not None:
+            total, best = len(found.scores.video_ids), "map_macro"
+            print(
+                f"coverage {found.num_covered} of {total}: the others have nothing that the model takes; with the "
+                f"labels' shares of training for these, {best}@all {found.over_all[best]:.4f}"
+            )
         print(path)
     if found.bad:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from reeltag.cli.console import AsJson, Device, Workers, log, print_json, print_table
+from reeltag.cli.console import AsJson, Device, Flow, Workers, log, print_json, print_table
 
 
 def train(
@@ -17,6 +17,7 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="Changes of the form section.key=value.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="A manifest, or a folder of `data pack` or `extract`.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/<recipe>/<time> when not given.")] = None,
+    flow: Flow = None,
     device: Device = "auto",
     workers: Workers = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint of --out.")] = False,
@@ -42,7 +43,7 @@ def train(
     from reeltag.processes import join
 
     console = log()
-    call = TrainCall(recipe, tuple(overrides or ()), manifest, out, device, workers, resume, shard)
+    call = TrainCall(recipe, tuple(overrides or ()), manifest, out, device, workers, resume, shard, flow)
     if dry_run:
         facts = dry_run_recipe(call)
         if as_json:

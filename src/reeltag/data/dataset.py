@@ -11,14 +11,24 @@ from torch.utils.data import DataLoader, Dataset
 
 from reeltag.data.example_order import Key, mix
 from reeltag.data.features import pad_features
-from reeltag.data.footage import Footage
+from reeltag.data.footage import Footage, MediaFootage
+from reeltag.data.looking import Seen
+from reeltag.data.sources import Source
 from reeltag.errors import MediaError
+from reeltag.media.sound_transforms import amplify
+from reeltag.recipe import DataSection
+from reeltag.schema import Modality
 
 Swaps = dict[str, Tensor]  # name of a flip -> (L,) column that each label takes its target from
+_STACKED = ("video", "flow", "waveform", "present", "targets", "ignore")
+_GAIN = 0x6761696E  # sets the draws of loudness apart from those of clips
 
 
 class View(Protocol):
-    """How frames are chosen and turned into the views of a video; `names` has one name a view."""
+    """How a clip is chosen and turned into the views of a video; `names` has one name a view."""
+
+    data: DataSection
+    gain_db: float
 
     def at_epoch(self, epoch: int) -> View:
         """Return the view that this epoch uses."""
@@ -34,21 +44,38 @@ class View(Protocol):
         """V names, such as `clip0_crop1`."""
         ...
 
+
+class FeatureView(View, Protocol):
+    """A view of stored features."""
+
     def choose(self, num_frames: int, fps: float, generator: torch.Generator) -> Sequence[int]:
-        """Return the frame numbers of all views, in order."""
+        """Return the numbers of the vectors of all views, in order."""
         ...
 
     def render(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, set[str]]:
-        """Return uint8 (V, T, C, H, W), or features (V, T, D), and the names of the flips that were applied."""
+        """Return (V, T, D), and the names of the flips that were applied."""
+        ...
+
+
+class ClipView(View, Protocol):
+    """A view of pictures, flow and sound."""
+
+    modalities: Sequence[Modality]
+
+    def look(self, source: Source, generator: torch.Generator) -> Seen:
+        """Return the views of an open clip, and what of it is there."""
         ...
 
 
 class ClipDataset(Dataset[dict[str, Any]]):
-    """Views of videos with their targets; an unreadable video gives an item with `bad` in place of pixels.
+    """Views of videos with their targets.
+
+    An item is one clip of a `schema.Batch`, or holds `bad` in place of all input when its file cannot be read, or
+    `absent` when it has none of the modalities that are asked for: a silent clip for a model of sound.
 
     Args:
-        footage: where frames come from.
-        view: which frames and how they are cropped.
+        footage: where clips come from.
+        view: what part of them, and how it is cropped.
         seed: with the key (epoch, row, copy) the only source of randomness.
         swaps: for each flip the permutation of labels that it causes (a mirrored `left` is a `right`).
     """
@@ -65,38 +92,64 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return len(self.footage.manifest)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
+        return self.amplified(self.as_recorded(key), key)
+
+    def as_recorded(self, key: Key) -> dict[str, Any]:
+        """Return an item whose sound is as loud as in the file: what is mixed before it is amplified."""
         epoch, row, copy = key
         generator = torch.Generator().manual_seed(mix(self.seed, epoch, row, *([copy] if copy else [])))
-        view = self.view.at_epoch(epoch)
         try:
-            frames = self.footage.clip(row, lambda n, fps: view.choose(n, fps, generator))
+            seen = self._seen(row, self.view.at_epoch(epoch), generator)
         except MediaError as error:
             manifest = self.footage.manifest
             bad = {"row": row, "video_id": manifest.video_ids[row], "path": error.path}
             return {"row": row, "bad": {**bad, "reason": error.reason, "message": error.detail}}
-        video, applied = view.render(frames, generator)
+        if not seen.inputs:
+            return {"row": row, "absent": True}
         targets, ignore = self.targets[row], self.ignore[row]
-        for flip in sorted(applied & self.swaps.keys()):
+        for flip in sorted(seen.applied & self.swaps.keys()):
             targets, ignore = targets[self.swaps[flip]], ignore[self.swaps[flip]]
-        name = "features" if self.footage.input_kind == "features" else "video"
-        return {"row": row, name: video, "targets": targets, "ignore": ignore}
+        item = {"row": row, **seen.inputs, "targets": targets, "ignore": ignore}
+        if "waveform" in seen.inputs or len(seen.present) > 1:
+            item["present"] = torch.tensor(seen.present)
+        return item
+
+    def amplified(self, item: dict[str, Any], key: Key) -> dict[str, Any]:
+        """Return the item with its sound at a random gain, within `data.audio.gain_db` of what it was."""
+        gain_db = self.view.gain_db
+        if not gain_db or "waveform" not in item:
+            return item
+        generator = torch.Generator().manual_seed(mix(self.seed, *key, _GAIN))
+        even = float(torch.rand((), generator=generator, dtype=torch.float64))
+        return {**item, "waveform": amplify(item["waveform"], gain_db * (2 * even - 1))}
+
+    def _seen(self, row: int, view: Any, generator: torch.Generator) -> Seen:
+        if isinstance(self.footage, MediaFootage):
+            with self.footage.open(row) as source:
+                seen: Seen = view.look(source, generator)
+            return seen
+        frames = self.footage.clip(row, lambda n, fps: view.choose(n, fps, generator))
+        features, applied = view.render(frames, generator)
+        return Seen({"features": features}, (True,), applied)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Stack the items that could be read; `bad` lists the others, so that a batch may hold fewer clips, or none.
+    """Stack the items that can be learned from, so that a batch may hold fewer clips, or none; see `schema.Batch`.
 
-    Features of different lengths are padded with zeros and come with a `mask`.
+    `bad` lists the files that could not be read, `absent` the rows of clips that have nothing of what is asked for:
+    these are good files, and take no part in the loss. Features of different lengths are padded with zeros and come
+    with a `mask`.
     """
-    good = [item for item in items if "bad" not in item]
+    good = [item for item in items if "bad" not in item and "absent" not in item]
     bad = [item["bad"] for item in items if "bad" in item]
+    absent = [item["row"] for item in items if "absent" in item]
     rows = torch.tensor([item["row"] for item in good], dtype=torch.long)
     if not good:
-        return {"rows": rows, "bad": bad}
-    names = ("video", "targets", "ignore") if "video" in good[0] else ("targets", "ignore")
-    stacked = {name: torch.stack([item[name] for item in good]) for name in names}
+        return {"rows": rows, "bad": bad, "absent": absent}
+    stacked = {name: torch.stack([item[name] for item in good]) for name in _STACKED if name in good[0]}
     if "features" in good[0]:
         stacked["features"], stacked["mask"] = pad_features([item["features"] for item in good])
-    return {**stacked, "rows": rows, "bad": bad}
+    return {**stacked, "rows": rows, "bad": bad, "absent": absent}
 
 
 def label_swaps(pairs: Mapping[Any, list[tuple[str, str]]], label_names: list[str]) -> Swaps:

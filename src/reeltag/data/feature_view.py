@@ -19,6 +19,7 @@ class FeatureTrainingView:
 
     num_views = 1
     names = ("train",)
+    gain_db = 0.0
 
     def __init__(self, data: DataSection) -> None:
         refuse_pixel_keys(data)
@@ -43,6 +44,8 @@ class FeatureTrainingView:
 
 class FeatureTestView:
     """All vectors of a video that has at most `data.num_frames`, else `test.clips` even clips; nothing is random."""
+
+    gain_db = 0.0
 
     def __init__(self, data: DataSection, test: TestSection) -> None:
         refuse_pixel_keys(data)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from reeltag.errors import MediaError
-from reeltag.media import open_video
+from reeltag.media import Sound, open_media
 from reeltag.store.atomic import sha256_of
 
 SIDE_PX = 16
@@ -24,6 +24,7 @@ _MOST_LEVELS = 3.0  # mean difference of the small pictures, of 255; half the si
 _FLAT_LEVELS = 4.0
 _MARGIN_LEVELS = 3.0  # so that an even surface gives the same bits whatever the noise
 _LARGEST_BUCKET = 200
+_LISTEN_HZ = 8000
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Look:
         path: absolute.
         reason, message: why it cannot be read; empty when it can.
         num_bytes, sha256: of the file; 0 and empty when it cannot be read.
-        pictures: (3, 16, 16) grey levels at 10, 50 and 90 % of the video.
+        num_frames: 0 for a file of sound alone.
+        pictures: (3, 16, 16) grey levels at 10, 50 and 90 % of the video; None for sound.
     """
 
     path: str
@@ -50,9 +52,16 @@ class Look:
 
 
 def look_at(path: str) -> Look:
-    """Open one file, decode three frames and hash its bytes; a failure is part of the result."""
+    """Open one file, decode three frames, or its sound where it has no pictures, and hash its bytes.
+
+    A failure is part of the result.
+    """
     try:
-        with open_video(path) as video:
+        with open_media(path) as video:
+            if isinstance(video, Sound):
+                seconds = len(video.audio(_LISTEN_HZ)) / _LISTEN_HZ
+                size, digest = Path(path).stat().st_size, sha256_of(Path(path))
+                return Look(path, num_bytes=size, sha256=digest, duration_s=seconds, has_audio=True)
             indices = [int(share * (video.num_frames - 1)) for share in _AT]
             frames = video.frames_at(indices).float()  # (3, 3, H, W)
             weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)

@@ -101,6 +101,8 @@ def encode_flow(clip: Clip | PackedClip, settings: FlowSettings, function: FlowF
     method = function or cast(FlowMethod, settings.method)
     if isinstance(clip, PackedClip):
         videos, row = _opened(clip.folder), clip.row
+        if not videos.num_frames(row):
+            return StoredClip(row, bad={"reason": "not_video", "message": "sound without pictures has no flow"})
         times = np.asarray(videos.info(row)["times_s"], dtype=np.float64)
         track = _Track(times, np.arange(len(times)), partial(_packed_frames, videos, row), videos.size_px(row))
         rate = videos.fps(row)

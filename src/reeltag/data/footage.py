@@ -1,8 +1,9 @@
-"""Where frames come from: video files, packed shards or stored features, behind one small interface."""
+"""Where clips come from: media files, packed shards or stored features, behind one small interface."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from reeltag.data.feature_coding import Coding
 from reeltag.data.features import FeatureStore, is_feature_store, rate_of
+from reeltag.data.flow_store import FlowStore, is_flow_store
 from reeltag.data.manifest import Manifest
 from reeltag.data.shards import PackedVideos
-from reeltag.media import Video, open_video
+from reeltag.data.sources import FileSource, FlowTracks, PackedSource, Source, need_pictures
+from reeltag.errors import RecipeError
+from reeltag.media import Video, open_media
 from reeltag.schema import InputKind
 
 Choose = Callable[[int, float], Sequence[int]]  # (number of frames, frames per second) -> frame numbers
@@ -25,7 +29,7 @@ _PART_BYTES = 256 << 20
 
 
 class Footage(Protocol):
-    """Frames of videos by row of a manifest; `input_kind` says what a frame is, `packed` whether reading is cheap."""
+    """Videos by row of a manifest; `input_kind` says what a frame is, `packed` whether reading is cheap."""
 
     manifest: Manifest
     packed: bool
@@ -43,54 +47,96 @@ class Footage(Protocol):
         ...
 
 
-class FileFootage:
-    """Frames decoded from the files of a manifest when they are asked for; `start_s` and `end_s` limit the choice."""
+class MediaFootage(ABC):
+    """Footage of pictures and sound: `open` gives frames, flow and waveform of one clip.
 
-    packed = False
+    Args:
+        manifest: the clips.
+        flow: where their flow is stored; None makes it of the frames.
+    """
+
+    packed: bool
     input_kind: InputKind = "rgb"
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, flow: FlowTracks | None = None) -> None:
         self.manifest = manifest
+        self.flow = flow
+        self._flow_rows = {} if flow is None else {name: row for row, name in enumerate(flow.manifest.video_ids)}
+
+    @abstractmethod
+    def open(self, row: int) -> Source:
+        """Open a clip, to be used in a `with` statement.
+
+        Raises:
+            MediaError: the file cannot be read.
+        """
 
     def clip(self, row: int, choose: Choose) -> Tensor:
-        """Decode the frames that `choose` names; see `Footage`."""
-        with open_video(self.manifest.video_path(row)) as video:
-            first, last = self._span(row, video.num_frames, video.fps)
-            return video.frames_at([first + index for index in choose(last - first, video.fps)])
+        """Return uint8 (T, 3, H, W), the frames that `choose` names; see `Footage`."""
+        with self.open(row) as source:
+            need_pictures(source)
+            return source.frames_at(choose(source.num_frames, source.fps))
+
+    @abstractmethod
+    def timed_clip(self, row: int, choose: Choose, shrink: Shrink) -> tuple[Tensor, NDArray[np.float64]]:
+        """Return the frames that `choose` names after `shrink`, and when each is shown, in seconds of the clip."""
+
+    def _stored_flow(self, row: int) -> tuple[tuple[FlowTracks, int] | None, bool]:
+        """Return the store and the clip's row in it, and whether there is a store that lacks it."""
+        if self.flow is None:
+            return None, False
+        found = self._flow_rows.get(self.manifest.video_ids[row])
+        return (None, True) if found is None else ((self.flow, found), False)
+
+
+class FileFootage(MediaFootage):
+    """Clips decoded from the files of a manifest when they are asked for; `start_s` and `end_s` cut pictures and sound.
+
+    A file is opened once for all that is asked of it.
+    """
+
+    packed = False
+
+    def open(self, row: int) -> FileSource:
+        """Open a file, of pictures or of sound alone; see `MediaFootage`."""
+        path = self.manifest.video_path(row)
+        stored, missing = self._stored_flow(row)
+        starts, ends = self.manifest.start_s, self.manifest.end_s
+        return FileSource(
+            str(path),
+            open_media(path),
+            math.nan if starts is None else float(starts[row]),
+            math.nan if ends is None else float(ends[row]),
+            stored,
+            missing,
+        )
 
     def timed_clip(self, row: int, choose: Choose, shrink: Shrink) -> tuple[Tensor, NDArray[np.float64]]:
         """Return the frames that `choose` names, see `read_frames`, and when each is shown, in seconds of the clip."""
-        with open_video(self.manifest.video_path(row)) as video:
-            first, last = self._span(row, video.num_frames, video.fps)
-            indices = [first + index for index in choose(last - first, video.fps)]
-            start_s = 0.0 if self.manifest.start_s is None else np.nan_to_num(self.manifest.start_s[row])
-            return read_frames(video, indices, shrink), video.times_s[indices] - start_s
-
-    def _span(self, row: int, num_frames: int, fps: float) -> tuple[int, int]:
-        start_s = math.nan if self.manifest.start_s is None else float(self.manifest.start_s[row])
-        end_s = math.nan if self.manifest.end_s is None else float(self.manifest.end_s[row])
-        first = 0 if math.isnan(start_s) else min(round(start_s * fps), num_frames - 1)
-        last = num_frames if math.isnan(end_s) else min(round(end_s * fps), num_frames)
-        return first, max(first + 1, last)
+        with self.open(row) as source:
+            need_pictures(source)
+            indices = [source.first + index for index in choose(source.num_frames, source.fps)]
+            return read_frames(source.video, indices, shrink), source.video.times_s[indices] - source.start_s
 
 
-class PackedFootage:
-    """Frames read from packed shards, already resized to the short side that they were packed at."""
+class PackedFootage(MediaFootage):
+    """Clips read from packed shards, already resized to the short side that they were packed at."""
 
     packed = True
-    input_kind: InputKind = "rgb"
 
-    def __init__(self, videos: PackedVideos) -> None:
+    def __init__(self, videos: PackedVideos, flow: FlowTracks | None = None) -> None:
+        super().__init__(videos.manifest, flow)
         self.videos = videos
-        self.manifest = videos.manifest
 
-    def clip(self, row: int, choose: Choose) -> Tensor:
-        """Copy the frames that `choose` names; see `Footage`."""
-        return self.videos.frames(row, choose(self.videos.num_frames(row), self.videos.fps(row)))
+    def open(self, row: int) -> PackedSource:
+        """Open a clip; see `MediaFootage`."""
+        return PackedSource(self.videos, row, *self._stored_flow(row))
 
     def timed_clip(self, row: int, choose: Choose, shrink: Shrink) -> tuple[Tensor, NDArray[np.float64]]:
         """Return the frames that `choose` names after `shrink`, and when each is shown, in seconds of the clip."""
-        indices = list(choose(self.videos.num_frames(row), self.videos.fps(row)))
+        with self.open(row) as source:
+            need_pictures(source)
+            indices = list(choose(source.num_frames, source.fps))
         times = np.asarray(self.videos.info(row)["times_s"], dtype=np.float64)
         return shrink(self.videos.frames(row, indices)), times[indices]
 
@@ -125,11 +171,24 @@ def read_frames(video: Video, indices: Sequence[int], shrink: Shrink) -> Tensor:
     return torch.cat(parts)[torch.from_numpy(places)]
 
 
-def open_footage(source: str | Path) -> Footage:
-    """Open a manifest file, or a folder that `reeltag data pack` or `reeltag extract` wrote, as footage."""
+def open_footage(source: str | Path, flow: str | Path | None = None) -> Footage:
+    """Open a manifest file, or a folder that `reeltag data pack` or `reeltag extract` wrote, as footage.
+
+    Args:
+        source: the file or folder.
+        flow: a folder that `reeltag flow` wrote; a folder `flow` inside a packed one is found by itself.
+
+    Raises:
+        RecipeError: flow beside features.
+    """
     path = Path(source)
     if is_feature_store(path):
+        if flow is not None:
+            raise RecipeError(f"{source} holds features, which no flow goes with; leave --flow out")
         return FeatureFootage(FeatureStore(path))
+    if flow is None and is_flow_store(path / "flow"):
+        flow = path / "flow"
+    tracks = None if flow is None else FlowStore(flow)
     if (path / "shards.json").is_file():
-        return PackedFootage(PackedVideos(path))
-    return FileFootage(Manifest.read(path))
+        return PackedFootage(PackedVideos(path), tracks)
+    return FileFootage(Manifest.read(path), tracks)

@@ -12,10 +12,13 @@ from torch.utils.data import Dataset
 
 from reeltag.data.dataset import ClipDataset
 from reeltag.data.example_order import Key, mix
+from reeltag.data.sound_mixing import mix_sounds
 from reeltag.sections import MixSection
 
-MIXES_FEATURES = frozenset({"between_class", "mixup"})
-_INPUTS = ("video", "features")
+# The ways that take any input; the others are made for pictures: cutmix pastes a box, the zero-mean form corrects for
+# contrast, as `reeltag.data.sound_mixing` corrects for loudness.
+MIXES_ALL = frozenset({"between_class", "mixup"})
+_INPUTS = ("video", "flow", "waveform", "features")
 _DRAW, _PARTNER = 0x6D6978, 1 << 32  # set the draws of mixing apart from those of clips
 _TRIES = 16
 
@@ -131,8 +134,10 @@ class MixedClips(Dataset[dict[str, Any]]):
     Partner, ratio and place depend on (seed, epoch, row, copy) alone, so neither workers nor processes nor a resume
     change them; the partner is a drawn clip of its own, not the one that it gives in this epoch. That reads and decodes
     two clips for one. Between-class learning takes a partner with other labels where one is found in a few draws. A
-    partner that cannot be read leaves the clip as it is. What is unknown in either clip is unknown in the mixture. Of
-    stored features the partner gives as many as the clip has, at even places.
+    partner that cannot be read leaves the clip as it is, and so does one that has none of the recipe's modalities. What
+    is unknown in either clip is unknown in the mixture. Pictures, flow and sound are mixed by one ratio; sounds by how
+    loud they are heard, and amplified afterwards. A modality that one of the two has not is that of the other one
+    alone. Of stored features the partner gives as many as the clip has, at even places.
 
     Args:
         clips: the data set.
@@ -150,14 +155,14 @@ class MixedClips(Dataset[dict[str, Any]]):
         return len(self.clips)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        item = self.clips[key]
-        if "bad" in item:
+        item = self.clips.as_recorded(key)
+        if "targets" not in item:
             return item
         if self.section is not None:
             item = self._mixed(item, key, self.section)
         if self.smoothing:
             item = {**item, "targets": smooth(item["targets"].float(), self.smoothing)}
-        return item
+        return self.clips.amplified(item, key)
 
     def _mixed(self, item: dict[str, Any], key: Key, section: MixSection) -> dict[str, Any]:
         epoch, row, copy = key
@@ -166,23 +171,44 @@ class MixedClips(Dataset[dict[str, Any]]):
         if float(torch.rand((), generator=generator)) >= section.probability:
             return {**item, "targets": targets}
         other = self._partner(row, section, generator)
-        partner = self.clips[epoch, other, _PARTNER + mix(row, copy) % _PARTNER]
-        if "bad" in partner:
+        partner = self.clips.as_recorded((epoch, other, _PARTNER + mix(row, copy) % _PARTNER))
+        if "targets" not in partner:
             return {**item, "targets": targets}
-        name = next(name for name in _INPUTS if name in item)
-        if name == "features":
-            partner[name] = at_depth(partner[name], item[name].shape[1])
         ratio = draw_ratio(section, generator)
-        if section.name == "cutmix":
-            mixed, ratio = paste(item[name], partner[name], ratio, generator)
-        else:
-            mixed = _WAYS[section.name](item[name], partner[name], ratio)
+        mixed, ratio = self._inputs(item, partner, ratio, section, generator)
         return {
             **item,
-            name: mixed,
+            **mixed,
             "targets": ratio * targets + (1 - ratio) * partner["targets"].float(),
             "ignore": item["ignore"] | partner["ignore"],
         }
+
+    def _inputs(
+        self, item: dict[str, Any], partner: dict[str, Any], ratio: float, section: MixSection, generator: Generator
+    ) -> tuple[dict[str, Any], float]:
+        """Return the mixed inputs with what is present of them, and the share of the first clip."""
+        names = [name for name in _INPUTS if name in item]
+        mixed: dict[str, Any] = {}
+        state, left = generator.get_state(), ratio
+        if "present" in item:
+            mixed["present"] = item["present"] | partner["present"]
+        for column, name in enumerate(names):
+            first, second = item[name], partner[name]
+            if "present" in item and not bool(item["present"][column] & partner["present"][column]):
+                mixed[name] = first if item["present"][column] else second
+            elif name == "waveform":
+                mixed[name] = self._sounds(first, second, ratio)
+            elif section.name == "cutmix":
+                generator.set_state(state)  # one box for pictures and flow
+                mixed[name], left = paste(first, second, ratio, generator)
+            else:
+                second = at_depth(second, first.shape[1]) if name == "features" else second
+                mixed[name] = _WAYS[section.name](first, second, ratio)
+        return mixed, left
+
+    def _sounds(self, first: Tensor, second: Tensor, ratio: float) -> Tensor:
+        rate_hz = self.view.data.audio.rate_hz
+        return torch.stack([mix_sounds(one, two, ratio, rate_hz) for one, two in zip(first, second, strict=True)])
 
     def _partner(self, row: int, section: MixSection, generator: Generator) -> int:
         drawn = torch.randint(len(self.rows), (_TRIES,), generator=generator).tolist()

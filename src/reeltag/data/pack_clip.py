@@ -18,7 +18,7 @@ from reeltag.data.shard_file import npy_header
 from reeltag.data.shard_job import StoredClip
 from reeltag.data.shards import join_jpegs
 from reeltag.errors import MediaError
-from reeltag.media import Video, open_video
+from reeltag.media import Sound, Video, open_media
 
 _CHUNK_BYTES = 256 << 20
 
@@ -80,7 +80,9 @@ def clip_of(manifest: Manifest, row: int) -> Clip:
 def encode_clip(clip: Clip, settings: PackSettings) -> StoredClip:
     """Decode, resize and encode one clip; a failure is a result, since it travels between processes."""
     try:
-        with open_video(clip.path) as video:
+        with open_media(clip.path) as video:
+            if isinstance(video, Sound):
+                return _sound_alone(clip, video, settings)
             start_s, end_s = clip.span_s(video.duration_s)
             indices = choose_frames(video.times_s, start_s, end_s, settings.fps, settings.max_frames)
             frames = torch.cat(
@@ -108,6 +110,32 @@ def encode_clip(clip: Clip, settings: PackSettings) -> StoredClip:
     parts = {"frames": (".npy", _raw(frames)) if raw else (".jpegs", _jpegs(frames, settings.quality))}
     if sound is not None:
         parts["audio"] = (".audio.npy", npy_header(sound.shape, sound.dtype) + sound.tobytes())
+    return StoredClip(clip.row, parts, facts, index)
+
+
+def _sound_alone(clip: Clip, file: Sound, settings: PackSettings) -> StoredClip:
+    """Return a clip without pictures, as long as its sound.
+
+    Raises:
+        MediaError: there is no sample, or sound is not to be stored.
+    """
+    if settings.audio_rate_hz is None:
+        raise MediaError("not_video", clip.path, "sound without pictures, and sound is left out; give an audio rate")
+    whole = file.audio(settings.audio_rate_hz)
+    rate_hz = settings.audio_rate_hz
+    start_s, end_s = clip.span_s(len(whole) / rate_hz)
+    sound = _int16(whole[round(start_s * rate_hz) : round(end_s * rate_hz)])
+    if not len(sound):
+        raise MediaError("corrupt", clip.path, f"no sample of sound in its {len(whole) / rate_hz:.3g} s to be kept")
+    facts = {
+        "width": 0, "height": 0, "num_frames": 0, "fps": 0.0, "has_audio": True, "damaged": False,
+        "times_s": [], "duration_s": round(len(sound) / rate_hz, 6),
+    }  # fmt: skip
+    index = {
+        "packed_frames": 0, "packed_fps": 0.0, "frame_height": 0, "frame_width": 0, "frames_offset": -1,
+        "frames_bytes": 0, "audio_samples": len(sound),
+    }  # fmt: skip
+    parts = {"audio": (".audio.npy", npy_header(sound.shape, sound.dtype) + sound.tobytes())}
     return StoredClip(clip.row, parts, facts, index)
 
 
@@ -169,8 +197,11 @@ def _sound(video: Video, start_s: float, end_s: float, rate_hz: int | None) -> N
         samples = video.audio(rate_hz=rate_hz)[round(start_s * rate_hz) : round(end_s * rate_hz)]
     except MediaError:
         return None  # the pictures are good; `has_audio` stays true in the sample and `audio` of the row is None
-    scaled = (samples.numpy() * 32767).round().clip(-32768, 32767)
-    return scaled.astype("<i2") if len(scaled) else None
+    return _int16(samples) if len(samples) else None
+
+
+def _int16(samples: Tensor) -> NDArray[np.int16]:
+    return (samples.numpy() * 32767).round().clip(-32768, 32767).astype("<i2")
 
 
 def _raw(frames: Tensor) -> bytes:

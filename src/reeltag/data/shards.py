@@ -59,15 +59,16 @@ class PackedVideos(ShardFolder):
         """Return where frames and sound lie."""
         heard = columns["audio_samples"] > 0
         audio_offset = np.where(heard, columns["audio_offset"], columns["offset"])
-        # A clip has frames: none at all is as wrong as bytes outside.
-        frames_bytes = np.where(columns["frames_bytes"] > 0, columns["frames_bytes"], -1)
+        # A clip has frames, or sound alone: neither is as wrong as bytes outside.
+        sound_alone = heard & (columns["packed_frames"] == 0) & (columns["frames_bytes"] == 0)
+        frames_bytes = np.where((columns["frames_bytes"] > 0) | sound_alone, columns["frames_bytes"], -1)
         return [
-            (columns["frames_offset"], frames_bytes),
+            (np.where(sound_alone, columns["offset"], columns["frames_offset"]), frames_bytes),
             (audio_offset, np.where(heard, 2 * columns["audio_samples"], 0)),
         ]
 
     def num_frames(self, row: int) -> int:
-        """Return how many frames of a clip are stored."""
+        """Return how many frames of a clip are stored; 0 for sound alone."""
         return int(self._columns["packed_frames"][row])
 
     def fps(self, row: int) -> float:
@@ -77,6 +78,10 @@ class PackedVideos(ShardFolder):
     def size_px(self, row: int) -> tuple[int, int]:
         """Return (height, width) of the stored frames."""
         return int(self._columns["frame_height"][row]), int(self._columns["frame_width"][row])
+
+    def num_samples(self, row: int) -> int:
+        """Return how many samples of sound are stored, 0 without a track."""
+        return max(0, int(self._columns["audio_samples"][row]))
 
     def frames(self, row: int, indices: Sequence[int]) -> Tensor:
         """Return uint8 (T, 3, H, W), a copy of the stored frames at `indices`, in that order, repeats allowed.

@@ -19,6 +19,6 @@ def with_splits(footage: Footage) -> tuple[Footage, str | None]:
     counts = ", ".join(f"{name} {count}" for name, count in split.split_counts.items())
     note = f"the manifest has no split: made one by iterative stratification ({counts}); `reeltag data split` keeps it"
     if isinstance(footage, FileFootage):
-        return FileFootage(split), note
+        return FileFootage(split, footage.flow), note
     footage.manifest = split
     return footage, note

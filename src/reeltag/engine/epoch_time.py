@@ -136,7 +136,7 @@ def _stepper(parts: Parts, device: torch.device, *, bf16: bool) -> Use:
 
     def loss_of(batch: dict[str, Any]) -> tuple[Tensor, float]:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits = model(*model_inputs(batch, device))
+            logits = model(*model_inputs(model, batch, device))
         ignore = batch["ignore"].to(device) if bool(batch["ignore"].any()) else None
         loss = training_loss(model, logits.float(), batch["targets"].to(device), parts.loss, ignore=ignore)
         return loss, float(loss.detach())  # which waits for a GPU

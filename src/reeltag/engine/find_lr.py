@@ -79,7 +79,7 @@ def find_lr(
 
     def loss_of(batch: Batch) -> tuple[torch.Tensor, float]:
         with torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
-            logits = model(*model_inputs(batch, target))
+            logits = model(*model_inputs(model, batch, target))
         ignore = batch["ignore"].to(target) if bool(batch["ignore"].any()) else None
         loss = training_loss(model, logits.float(), batch["targets"].to(target), parts.loss, ignore=ignore)
         return loss, float(loss.detach())

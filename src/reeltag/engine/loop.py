@@ -37,7 +37,7 @@ from reeltag.engine.sharded import (
 )
 from reeltag.engine.step import Stepper, Update
 from reeltag.engine.validation import measure_rows
-from reeltag.errors import Diverged, RecipeError, StoreError, TooManyBadFiles
+from reeltag.errors import Diverged, ManifestError, RecipeError, StoreError, TooManyBadFiles
 from reeltag.hardware import default_workers, resolve_device, resolve_precision
 from reeltag.models.scoring import model_inputs
 from reeltag.models.training_loss import training_loss
@@ -180,10 +180,12 @@ class Trainer:
 
     def _step(self, batch: dict[str, Any], waited_s: float) -> None:
         started = time.perf_counter()
-        each = self.processes.counts(len(batch["rows"]), len(batch["bad"]))
-        counts, num_clips = [clips for clips, _ in each], sum(clips for clips, _ in each)
-        bad = self.processes.objects(batch["bad"]) if any(bad for _, bad in each) else []
+        each = self.processes.counts(len(batch["rows"]), len(batch["bad"]), len(batch["absent"]))
+        counts = [clips for clips, _, _ in each]
+        num_clips = sum(counts)
+        bad = self.processes.objects(batch["bad"]) if any(bad for _, bad, _ in each) else []
         self._note_bad_files([line for part in bad for line in part])
+        self._note_absent(sum(absent for _, _, absent in each))
         rate = self.train.lr * rate_factor((self.at.step + 1) / self.order.num_batches, self.train)
         loss_value = math.nan
         if num_clips:
@@ -228,7 +230,7 @@ class Trainer:
             self.accelerator.backward(loss)
 
     def _logits(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        inputs = model_inputs(batch, self.device)  # one view a clip
+        inputs = model_inputs(self.net, batch, self.device)  # one view a clip
         with self._autocast():
             logits: Tensor = model(*inputs)
         return logits
@@ -262,6 +264,11 @@ class Trainer:
     def _end_of_epoch(self) -> None:
         """Validate when it is time, finish SWA, move to the next epoch and save."""
         finished = self.at.step >= self.total_steps
+        if not self.at.clips:
+            raise ManifestError(
+                f"none of {self.at.absent} training clips that were drawn has what the model takes (no sound track, "
+                "or a silent one); `reeltag data check` counts files with sound, data.audio.silence_db is the limit"
+            )
         if self.at.batch >= self.order.num_batches:
             self.at.epoch, self.at.batch = self.at.epoch + 1, 0
         every = self.train.evaluate_every
@@ -321,6 +328,12 @@ class Trainer:
             self.run.log({"step": self.at.step, "epoch": epoch, "val": values, **weights})
             self.monitor.validated(self.at.step / self.order.num_batches, values)
         return values.get(self.train.best_by, math.nan)
+
+    def _note_absent(self, count: int) -> None:
+        """Count the clips that have none of the model's modalities; they are good files, and left out of the loss."""
+        if count and not self.at.absent:
+            self.monitor.note("some clips have no sound track, or a silent one: nothing for this model to learn from")
+        self.at.absent += count
 
     def _note_bad_files(self, bad: list[dict[str, Any]]) -> None:
         """List each unreadable file once; stop when they are more than the recipe allows."""

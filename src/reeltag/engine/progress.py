@@ -22,6 +22,7 @@ class Progress:
     stale: int = 0  # validations since the best one
     skipped_in_row: int = 0
     stopped: bool = False
+    absent: int = 0  # clips left out because they have none of the model's modalities
     bad_rows: list[int] = field(default_factory=list)
 
     def is_better(self, value: float, metric: str) -> bool:

@@ -36,6 +36,7 @@ class TrainCall:
     workers: int | None = None
     resume: bool = False
     sharded: bool = False
+    flow: Path | None = None
 
 
 def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: bool = False) -> dict[str, Any]:
@@ -63,12 +64,12 @@ def _train(call: TrainCall, seed: int, console: Console | None, processes: Proce
     if call.resume:
         run, recipe, footage = _reopen(call, out)
     else:
-        footage = _open(call.manifest, recipe, console)
+        footage = _open(call.manifest, call.flow, console)
         check(recipe)
         run = None
     parts = build_parts(recipe, footage)
     if run is None:
-        facts = _facts(call, footage)
+        facts = _facts(call, footage, parts)
         run = processes.from_main(lambda: RunFolder.create(out, parts.recipe, parts.label_names, facts))
     opened = run
     processes.from_main(lambda: _keep_source(opened, footage))
@@ -88,10 +89,10 @@ def _train(call: TrainCall, seed: int, console: Console | None, processes: Proce
     return {"run": str(run.path), "steps": at.step, "seconds": round(taken_s, 1), "best": at.best, "val": last}
 
 
-def _open(manifest: Path | None, recipe: Recipe, console: Console | None) -> Footage:
+def _open(manifest: Path | None, flow: Path | None, console: Console | None) -> Footage:
     if manifest is None:
         raise RecipeError("no --manifest given; give a manifest (`reeltag data import` makes one) or a packed folder")
-    footage, note = with_splits(open_footage(manifest))
+    footage, note = with_splits(open_footage(manifest, flow))
     if note and console is not None:
         console.print(note, markup=False, soft_wrap=True)
     return footage
@@ -102,7 +103,8 @@ def _reopen(call: TrainCall, out: Path) -> tuple[RunFolder, Recipe, Footage]:
         raise StoreError("--resume needs --out, the run folder to go on with")
     run = RunFolder.open(out)
     recipe = run.recipe
-    footage = _open(call.manifest or Path(run.facts["manifest"]), recipe, None)
+    flow = call.flow or run.facts.get("flow")
+    footage = _open(call.manifest or Path(run.facts["manifest"]), None if flow is None else Path(flow), None)
     asked = load_recipe(call.recipe, call.overrides).replace(**{"train.seed": recipe.train.seed})
     asked = fit_to_footage(asked, footage)
     if asked.hash != recipe.hash:
@@ -133,11 +135,14 @@ def _keep_source(run: RunFolder, footage: Footage) -> None:
         store.source.copy_to(store.folder, run.path)
 
 
-def _facts(call: TrainCall, footage: Footage) -> dict[str, Any]:
+def _facts(call: TrainCall, footage: Footage, parts: Parts) -> dict[str, Any]:
+    shares = parts.training.targets[parts.train_rows].double().mean(0)
     return {
         "manifest": str(Path(call.manifest).resolve()) if call.manifest else None,
         "manifest_hash": footage.manifest.hash,
+        "flow": str(Path(call.flow).resolve()) if call.flow else None,
         "packed": footage.packed,
+        "label_shares": [round(share, 6) for share in shares.tolist()],
         "recipe_name": call.recipe,
         "torch": torch.__version__,
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -161,7 +166,7 @@ def dry_run_recipe(call: TrainCall) -> dict[str, Any]:
     """Return the resolved recipe, parameters, GMACs, memory and the predicted time, without training."""
     recipe = load_recipe(call.recipe, call.overrides)
     check(recipe)
-    footage = _open(call.manifest, recipe, None) if call.manifest else None
+    footage = _open(call.manifest, call.flow, None) if call.manifest else None
     if footage is not None:
         recipe = fit_to_footage(recipe, footage)
     return {"recipe": recipe.to_yaml(), **predict_cost(recipe, footage, device=call.device, workers=call.workers)}
@@ -181,7 +186,7 @@ def find_lr_recipe(call: TrainCall, console: Console | None = None) -> dict[str,
         )
     recipe = load_recipe(call.recipe, call.overrides)
     check(recipe)
-    footage = _open(call.manifest, recipe, console)
+    footage = _open(call.manifest, call.flow, console)
     parts = build_parts(fit_to_footage(recipe, footage), footage)
     curve = find_lr(parts, device=call.device, workers=call.workers)
     out = call.out or Path("find_lr") / Path(call.recipe).with_suffix("").name

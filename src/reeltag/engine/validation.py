@@ -71,7 +71,9 @@ def measure_rows(
 
 def _measure(seen: Accumulator) -> dict[str, float]:
     if not len(seen):
-        raise TooManyBadFiles("no clip of the validation split could be read; run `reeltag data check MANIFEST`")
+        raise TooManyBadFiles(
+            "no clip of the validation split can be read, or none has what the model takes; run `reeltag data check`"
+        )
     pairs = seen.pairs()
     values = evaluate_scores(pairs, pairs.targets).values
     return {name: value for name, value in values.items() if not math.isnan(value)}

@@ -35,6 +35,8 @@ class TrainedModel:
         weights_hash: SHA-256 of the safetensors file.
         run: the run folder when it is one.
         features: what makes the features that it was trained on, for a model on stored features.
+        label_shares: (L) shares of the training clips that carry each label, the guess where a video gives nothing to
+            go by; None where nothing recorded them.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class TrainedModel:
     weights_hash: str
     run: RunFolder | None = None
     features: FeatureSource | None = None
+    label_shares: list[float] | None = None
 
 
 def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
@@ -68,7 +71,15 @@ def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
     thresholds = _thresholds(folder, run.label_names)
     file = weights / "model.safetensors"
     return TrainedModel(
-        folder, run.recipe, run.label_names, read_tensors(file), thresholds, sha256_of(file), run, _source(folder)
+        folder,
+        run.recipe,
+        run.label_names,
+        read_tensors(file),
+        thresholds,
+        sha256_of(file),
+        run,
+        _source(folder),
+        run.facts.get("label_shares"),
     )
 
 
@@ -79,7 +90,16 @@ def _read_bundle(folder: Path) -> TrainedModel:
     file = folder / "model.safetensors"
     recipe = Recipe.model_validate(config["recipe"])
     thresholds, source = _thresholds(folder, labels), _source(folder)
-    return TrainedModel(folder, recipe, labels, read_tensors(file), thresholds, sha256_of(file), features=source)
+    return TrainedModel(
+        folder,
+        recipe,
+        labels,
+        read_tensors(file),
+        thresholds,
+        sha256_of(file),
+        features=source,
+        label_shares=config.get("label_shares"),
+    )
 
 
 def _source(folder: Path) -> FeatureSource | None:
@@ -102,7 +122,10 @@ def write_bundle(trained: TrainedModel, out: Path) -> Path:
     write_tensors(out / "model.safetensors", trained.weights)
     write_json(out / "labels.json", trained.label_names)
     write_json(out / "thresholds.json", dict(zip(trained.label_names, trained.thresholds, strict=True)))
-    write_json(out / "config.json", {"format": "reeltag bundle 1", "recipe": trained.recipe.model_dump(mode="json")})
+    config: dict[str, Any] = {"format": "reeltag bundle 1", "recipe": trained.recipe.model_dump(mode="json")}
+    if trained.label_shares is not None:
+        config["label_shares"] = trained.label_shares
+    write_json(out / "config.json", config)
     write_atomic(out / "README.md", _card(trained).encode())
     if trained.features is not None:
         trained.features.copy_to(trained.path, out)
@@ -124,7 +147,7 @@ def load_weights(model: VideoModel, path: str) -> list[str]:
     """Load the weights of a run folder or bundle; a classifier of another size stays as drawn, and is named.
 
     Where the model takes another number of channels, the first convolution is averaged over its own (TSN's way from RGB
-    to flow).
+    to flow). A model without classifier, as the stream of a fusion is, leaves out the file's.
 
     Returns:
         The names of the tensors that were left as drawn.
@@ -134,8 +157,10 @@ def load_weights(model: VideoModel, path: str) -> list[str]:
     """
     own = model.state_dict()
     weights = fit_input_channels(read_trained(path).weights, own)
+    if not any(map(_in_classifier, own)):
+        weights = {name: tensor for name, tensor in weights.items() if not _in_classifier(name)}
     fresh = [name for name, tensor in weights.items() if name in own and own[name].shape != tensor.shape]
-    wrong = [name for name in fresh if "classifier." not in name]
+    wrong = [name for name in fresh if not _in_classifier(name)]
     missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if wrong or missing or left_over:
         raise StoreError(
@@ -145,3 +170,7 @@ def load_weights(model: VideoModel, path: str) -> list[str]:
     if fresh:
         warnings.warn(f"{path} has another number of labels: the classifier is drawn anew", stacklevel=2)
     return fresh
+
+
+def _in_classifier(name: str) -> bool:
+    return "classifier." in name

@@ -33,11 +33,13 @@ class Published:
         module: in evaluation mode.
         name: its registered name.
         options: its options, those of the source included; without num_labels.
+        classifier: whether the weights hold one; else it is drawn.
     """
 
     module: Any
     name: str
     options: dict[str, Any]
+    classifier: bool = True
 
 
 def from_published(
@@ -50,7 +52,8 @@ def from_published(
             `module.` of data-parallel training or not.
         source: where the weights come from; `reeltag list sources` shows the names.
         name: our model (`tsm_resnet50`), layer (`temporal_interlace`) or image backbone (`polynet`: its TSN).
-        num_labels: L; another number than the checkpoint's replaces the classifier by a drawn one, and warns.
+        num_labels: L; another number than the checkpoint's replaces the classifier by a drawn one, and warns. A
+            checkpoint without classifier (VGGish) gets a drawn one.
         **options: the model's own, before those that the source and the keys determine. With another `in_channels`
             than the weights have, the first convolution is averaged over its channels, as TSN does for flow.
 
@@ -85,14 +88,14 @@ def build_published(
         return Published(layer.eval(), name, chosen)
     published = _count_labels(weights)
     model: VideoModel = _build(MODELS, name, {**chosen, "num_labels": published or num_labels or 1})
-    _load(model, weights, f"{source} weights for {name}")
-    if num_labels is not None and num_labels != published:
+    _load(model, weights, f"{source} weights for {name}", converted.drawn)
+    if published is not None and num_labels is not None and num_labels != published:
         model.reset_classifier(num_labels)
         warnings.warn(
             f"the {source} weights have {published} labels, {num_labels} were asked for: the classifier is drawn anew",
             stacklevel=3,
         )
-    return Published(model.eval(), name, chosen)
+    return Published(model.eval(), name, chosen, published is not None)
 
 
 def _count_labels(weights: Mapping[str, Tensor]) -> int | None:
@@ -109,8 +112,12 @@ def _build(registry: Any, name: str, options: dict[str, Any]) -> Any:
         raise RecipeError(f"{registry.kind} {name!r}: {error}") from error
 
 
-def _load(module: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    own = {key: value for key, value in module.state_dict().items() if not key.endswith(_COUNTER)}
+def _load(module: nn.Module, weights: Mapping[str, Tensor], what: str, drawn: tuple[str, ...] = ()) -> None:
+    own = {
+        key: value
+        for key, value in module.state_dict().items()
+        if not key.endswith(_COUNTER) and not key.startswith(drawn)
+    }
     weights = fit_input_channels(weights, own)
     missing, left_over = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     wrong = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from reeltag.build import build_model
+from reeltag.build import build_model, without_starts
 from reeltag.errors import StoreError
 from reeltag.hardware import resolve_device, resolve_precision
 from reeltag.hub.bundle import TrainedModel, read_trained
@@ -37,7 +37,7 @@ def load_trained(path: str, *, device: str = "auto", checkpoint: str = "last") -
     """Read and build a run folder or bundle; StoreError when its weights do not fit its recipe."""
     trained = read_trained(path, checkpoint=checkpoint)
     target = resolve_device(device)
-    recipe = trained.recipe.replace(**{"model.pretrained": None})
+    recipe = without_starts(trained.recipe)
     model = build_model(recipe, len(trained.label_names))
     try:
         model.load_state_dict(trained.weights)

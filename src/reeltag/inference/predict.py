@@ -11,29 +11,17 @@ from torch import Tensor
 from reeltag.data.feature_source import SOURCE_FILE
 from reeltag.data.feature_view import FeatureTestView
 from reeltag.data.features import pad_features, rate_of
+from reeltag.data.importers.lines import SOUND_SUFFIXES, VIDEO_SUFFIXES
+from reeltag.data.sources import FileSource, Source
 from reeltag.data.views import TestView
 from reeltag.errors import MediaError, StoreError
 from reeltag.inference.extractor import coded, find_extractor
 from reeltag.inference.load import Loaded, load_trained
-from reeltag.media import Video, open_video
+from reeltag.inference.sound_extractor import SoundExtractor
+from reeltag.inputs import modalities_of
+from reeltag.media import Sound, Video, open_media
 from reeltag.models.scoring import score_batch
 from reeltag.schema import Tags
-
-VIDEO_SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".flv",
-    ".wmv",
-    ".ogv",
-    ".gif",
-)
 
 
 class VideoFeatures:
@@ -47,9 +35,14 @@ class VideoFeatures:
         self.coding = trained.features.coding(trained.path)
         self.view = FeatureTestView(trained.recipe.data, trained.recipe.test)
 
-    def batch(self, video: Video, name: str) -> dict[str, Tensor]:
+    def batch(self, video: Video | Sound, name: str) -> dict[str, Tensor]:
         """Return a batch of one video: `features` (1, V, T, D) as a store would give them back, and `mask`."""
-        features, times = self.extractor.of_video(video)
+        if isinstance(self.extractor, SoundExtractor):
+            features, times = self.extractor.of_video(video, name)
+        elif isinstance(video, Sound):
+            raise FileSource(name, video).no_pictures()
+        else:
+            features, times = self.extractor.of_video(video)
         stored = self.coding.decode(coded(self.coding, features, name))
         generator = torch.Generator().manual_seed(0)
         views, _ = self.view.render(stored[self.view.choose(len(times), rate_of(times), generator)], generator)
@@ -71,11 +64,18 @@ class Tagger:
         self.loaded = loaded
         recipe = loaded.trained.recipe
         self.features = None
+        self.modalities: tuple[str, ...] = ()
         if loaded.model.input_kind == "features":
             self.features = VideoFeatures(loaded, extractor)
         else:
-            self.view = TestView(recipe.data, recipe.test)
+            self.modalities = modalities_of(recipe, loaded.model)
+            self.view = TestView(recipe.data, recipe.test, self.modalities)
         self.label_names = loaded.trained.label_names
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The modalities of a file that are used where it has them."""
+        return self.modalities if self.features is None else (self.features.extractor.modality,)
 
     @classmethod
     def from_pretrained(
@@ -95,14 +95,22 @@ class Tagger:
         return cls(load_trained(str(path), device=device, checkpoint=checkpoint), extractor=extractor)
 
     def __call__(self, video: str | Path) -> Tags:
-        """Return the tags of one video.
+        """Return the tags of one video; the file is opened once for all modalities.
 
         Raises:
-            MediaError: the file cannot be read; `.reason` says why.
+            MediaError: the file cannot be read, or has nothing of what the model takes; `.reason` says why.
         """
-        with open_video(video) as opened:
-            batch = self.pixels(opened) if self.features is None else self.features.batch(opened, str(video))
-            duration_s, damaged = opened.duration_s, opened.damaged
+        missing: list[str] = []
+        if self.features is not None:
+            used = [self.features.extractor.modality]
+            with open_media(video) as opened:
+                batch = self.features.batch(opened, str(video))
+                duration_s, damaged = opened.duration_s, opened.damaged
+        else:
+            with FileSource(str(video), open_media(video)) as source:
+                batch, used = self.look(source)
+                duration_s, damaged = source.duration_s, source.damaged
+            missing = [modality for modality in self.modalities if modality not in used]
         with torch.inference_mode(), self.loaded.autocast():
             average = self.loaded.trained.recipe.test.average
             scores, _ = score_batch(self.loaded.model, batch, average, self.loaded.device)
@@ -113,16 +121,27 @@ class Tagger:
             labels=[self.label_names[label] for label in order],
             scores=[values[label] for label in order],
             thresholds=[self.loaded.trained.thresholds[label] for label in order],
+            modalities=used,
+            missing=missing,
             duration_s=duration_s,
             damaged=damaged,
         )
 
-    def pixels(self, video: Video) -> dict[str, Tensor]:
-        """Return a batch of the test views of one video: `video` uint8 (1, V, T, C, H, W)."""
-        generator = torch.Generator().manual_seed(0)
-        frames = video.frames_at(self.view.choose(video.num_frames, video.fps, generator))
-        clips, _ = self.view.render(frames, generator)
-        return {"video": clips.unsqueeze(0)}
+    def look(self, source: Source) -> tuple[dict[str, Tensor], list[str]]:
+        """Return a batch of the test views of one clip (see `schema.Batch`), and which modalities it has.
+
+        Raises:
+            MediaError: it cannot be read, or has none.
+        """
+        seen = self.view.look(source, torch.Generator().manual_seed(0))
+        used = [modality for modality, there in zip(self.modalities, seen.present, strict=True) if there]
+        if not used:
+            what = " and ".join(self.modalities)
+            raise MediaError(
+                "unsupported", source.path, f"the model takes {what}, and the file has no such track, or a silent one"
+            )
+        batch = {name: each.unsqueeze(0) for name, each in seen.inputs.items()}
+        return {**batch, "present": torch.tensor(seen.present).unsqueeze(0)}, used
 
     def many(self, videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
         """Yield the tags of each video, or the error of one that cannot be read; the others go on."""
@@ -133,12 +152,18 @@ class Tagger:
                 yield error
 
 
-def find_videos(inputs: Iterable[str | Path]) -> list[Path]:
-    """Return the files that `reeltag tag` means: files as given, the videos below a folder, the rows of a manifest."""
+def find_videos(inputs: Iterable[str | Path], *, sounds: bool = False) -> list[Path]:
+    """Return the files that `reeltag tag` means: files as given, those below a folder, the rows of a manifest.
+
+    Args:
+        inputs: files, folders and manifests.
+        sounds: whether sound files of a folder count too.
+    """
+    suffixes = VIDEO_SUFFIXES | SOUND_SUFFIXES if sounds else VIDEO_SUFFIXES
     found: list[Path] = []
     for given in map(Path, inputs):
         if given.is_dir():
-            found += sorted(path for path in given.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+            found += sorted(path for path in given.rglob("*") if path.suffix.lower() in suffixes)
         elif given.suffix.lower() in (".parquet", ".csv", ".jsonl"):
             from reeltag.data.manifest import Manifest
 

@@ -99,7 +99,8 @@ def preset(name: str, **changes: Any) -> SpectrogramSettings:
     return replace(PRESETS[name], **changes)
 
 
-def _full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> torch.autocast:
+    """Return the context in which what is computed from `x` is not narrowed by autocast."""
     kind = x.device.type
     return torch.autocast("cpu" if kind == "meta" else kind, enabled=False)  # shapes alone have no autocast
 
@@ -136,7 +137,7 @@ class LogMel(nn.Module):
         if waveform.ndim != 2:
             raise ValueError(f"a waveform is (B, N), got shape {tuple(waveform.shape)}")
         s = self.settings
-        with _full_precision(waveform):
+        with full_precision(waveform):
             x = self._padded(waveform.float())
             spectrum = torch.stft(x, s.n_fft, s.hop, window=self.window, center=False, return_complex=True).abs()
             return self.filters @ (spectrum if s.power == 1 else spectrum**s.power)  # (B, F, T)
@@ -192,7 +193,7 @@ class Mfcc(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Return (B, K, T)."""
         log_mel = self.log_mel(waveform)
-        with _full_precision(waveform):
+        with full_precision(waveform):
             return self.basis @ log_mel
 
 

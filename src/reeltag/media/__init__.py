@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reeltag.media.container import MediaInfo, probe
     from reeltag.media.limits import Limits
+    from reeltag.media.sound_file import Sound, open_media
     from reeltag.media.video import Video, open_video, read_audio
 
-__all__ = ["Limits", "MediaInfo", "Video", "open_video", "probe", "read_audio"]
-_HOMES = {"Limits": "limits", "MediaInfo": "container", "probe": "container"}
+__all__ = ["Limits", "MediaInfo", "Sound", "Video", "open_media", "open_video", "probe", "read_audio"]
+_HOMES = {
+    "Limits": "limits",
+    "MediaInfo": "container",
+    "Sound": "sound_file",
+    "open_media": "sound_file",
+    "probe": "container",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+import torch
 from av.container.input import InputContainer
 from av.error import FFmpegError
 from numpy.typing import NDArray
+from torch import Tensor
 
-from reeltag.media.container import Deadline, heard, single_thread
+from reeltag.media.container import Deadline, audio_stream, heard, open_container, single_thread
+from reeltag.media.gate import Admitted
+from reeltag.media.limits import Limits
 
 _GAP_S = 0.05  # smaller steps between time stamps are rounding, larger ones are silence or missing packets
 
@@ -26,6 +30,25 @@ class Placement:
 
     origin_s: float
     num_samples: int
+
+
+def read_sound(admitted: Admitted, limits: Limits, rate_hz: int, placement: Placement | None) -> Tensor:
+    """Return the sound of an admitted file, float32 (N,) in [-1, 1]; see `read_track`.
+
+    Raises:
+        ValueError: `rate_hz` is not above 0.
+        MediaError: no sound track (unsupported), encrypted, timeout.
+    """
+    if rate_hz <= 0:
+        raise ValueError(f"rate_hz must be above 0, got {rate_hz}")
+    if "audio" in admitted.boxes.encrypted:
+        raise admitted.error("encrypted", "the sound track is encrypted; give a file without protection")
+    with open_container(admitted, limits) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise admitted.error("unsupported", "no sound track that can be decoded; ask has_audio first")
+        samples = read_track(container, stream, rate_hz, placement, Deadline(admitted, limits), limits.max_duration_s)
+    return torch.from_numpy(samples)
 
 
 def read_track(
@@ -104,7 +127,7 @@ def _place(
         first, last = max(0, start), min(len(line), start + len(block))
         if first < last:
             line[first:last] = block[first - start : last - start]
-    samples = line if source_hz == rate_hz else _resample(line, source_hz, rate_hz)
+    samples = line if source_hz == rate_hz else resample(line, source_hz, rate_hz)
     if num_samples is None:
         num_samples = round(len(line) * rate_hz / source_hz)
     out = np.zeros(num_samples, dtype=np.float32)
@@ -113,8 +136,8 @@ def _place(
     return np.clip(out, -1, 1, out=out)
 
 
-def _resample(line: NDArray[np.float32], source_hz: int, rate_hz: int) -> NDArray[np.float32]:
-    """Return the line at another rate, without delay."""
+def resample(line: NDArray[np.float32], source_hz: int, rate_hz: int) -> NDArray[np.float32]:
+    """Return float32 (N,) samples at another rate, without delay."""
     if not len(line):
         return line
     resampler = av.AudioResampler(format="flt", layout="mono", rate=rate_hz)

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reeltag.errors import MediaReason
-from reeltag.media.audio import Placement, read_track
+from reeltag.media.audio import Placement, read_sound
 from reeltag.media.container import (
     Deadline,
     MediaInfo,
-    audio_stream,
     describe,
     heard,
     open_container,
@@ -290,7 +289,7 @@ class Video:
             MediaError: unsupported (no sound track: ask `has_audio`), encrypted, timeout.
         """
         num_samples = round(self.duration_s * rate_hz)
-        return _read_sound(self._admitted, self._limits, rate_hz, Placement(self._origin_s, num_samples))
+        return read_sound(self._admitted, self._limits, rate_hz, Placement(self._origin_s, num_samples))
 
     # ------------------------------------------------------------------ closing
 
@@ -304,19 +303,6 @@ class Video:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
-
-
-def _read_sound(admitted: Admitted, limits: Limits, rate_hz: int, placement: Placement | None) -> Tensor:
-    if rate_hz <= 0:
-        raise ValueError(f"rate_hz must be above 0, got {rate_hz}")
-    if "audio" in admitted.boxes.encrypted:
-        raise admitted.error("encrypted", "the sound track is encrypted; give a file without protection")
-    with open_container(admitted, limits) as container:
-        stream = audio_stream(container)
-        if stream is None:
-            raise admitted.error("unsupported", "no sound track that can be decoded; ask has_audio first")
-        samples = read_track(container, stream, rate_hz, placement, Deadline(admitted, limits), limits.max_duration_s)
-    return torch.from_numpy(samples)
 
 
 def open_video(source: MediaSource, *, limits: Limits = DEFAULT_LIMITS) -> Video:
@@ -364,6 +350,6 @@ def read_audio(source: MediaSource, rate_hz: int = 16000, *, limits: Limits = DE
         if has_video:
             with Video(admitted, limits) as video:
                 return video.audio(rate_hz)
-        return _read_sound(admitted, limits, rate_hz, None)
+        return read_sound(admitted, limits, rate_hz, None)
     finally:
         admitted.close()

@@ -45,6 +45,7 @@ class ConvNetLstm(VideoModel):
         if train_steps not in ("mean", "last"):
             raise ValueError(f"train_steps is 'mean' or 'last', got {train_steps!r}")
         self.backbone = backbone
+        self.clip_shape = (25, backbone.in_channels, 224, 224)
         self.norm = nn.BatchNorm1d(backbone.num_features)
         self.lstm = nn.LSTM(backbone.num_features, hidden, batch_first=True)
         self.num_features = hidden

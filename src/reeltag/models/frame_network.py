@@ -29,6 +29,8 @@ class FrameNetwork(VideoModel):
         super().__init__()
         self.backbone = backbone
         self.num_features = backbone.num_features
+        frames, _, height, width = self.clip_shape
+        self.clip_shape = (frames, backbone.in_channels, height, width)
         self.clip = ClipLength()
 
     def forward_features(self, clip: Tensor) -> Tensor:

@@ -42,6 +42,11 @@ class ImageBackbone(nn.Module):
         self.norm = norm
         self.num_features = num_features
 
+    @property
+    def in_channels(self) -> int:
+        """C, the channels of a frame."""
+        return len(self.norm.scale)
+
     def forward_features(self, frames: Tensor) -> Tensor:
         """Return the map (N, D, h, w) (tokens (N, P, D) for transformers) of frames (N, C, H, W)."""
         x = self.norm(frames)

@@ -69,6 +69,10 @@ class VideoModel(nn.Module, ABC):
             nn.init.zeros_(classifier.bias)
         self.classifier = classifier
 
+    def drop_classifier(self) -> None:
+        """Take the last layer away: `forward_head(..., pre_logits=True)` is what remains of use."""
+        self.classifier = nn.Identity()
+
     def set_bias(self, logits: Tensor) -> None:
         """Set the classifier's bias to (L,) logits, usually the log odds of the label frequencies.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from reeltag.schema import INPUT_NAMES
 
 Average = Literal["logits", "probabilities"]
 
@@ -22,12 +24,14 @@ class VideoScores:
         scores: (B, L), the average over views, in [0, 1].
         views: (B, V, L), each view's own probabilities.
         bad: what could not be read in this batch, one dictionary a file.
+        absent: rows of videos that have nothing of what the model takes.
     """
 
     rows: Tensor
     scores: Tensor
     views: Tensor
     bad: list[dict[str, Any]]
+    absent: list[int] = field(default_factory=list)
 
 
 def average_views(logits: Tensor, average: Average) -> Tensor:
@@ -37,26 +41,54 @@ def average_views(logits: Tensor, average: Average) -> Tensor:
     return logits.sigmoid().mean(1)
 
 
-def model_inputs(batch: Mapping[str, Any], device: torch.device | str = "cpu") -> tuple[Tensor | None, ...]:
-    """Return what `forward` takes for all views of a batch, on a device.
+def model_inputs(
+    model: nn.Module, batch: Mapping[str, Any], device: torch.device | str = "cpu"
+) -> tuple[Tensor | dict[str, Tensor] | None, ...]:
+    """Return what `forward` takes for all views of a batch, on a device, by the model's `input_kind`.
+
+    Args:
+        model: without wrappers.
+        batch: see `schema.Batch`.
+        device: where the model is.
 
     Returns:
-        (clips,) with clips uint8 (B*V, T, C, H, W); or (features, mask) with features (B*V, T, D) and mask bool
-        (B*V, T), None when no frame is padding.
+        `rgb` and `flow`: (clips,) with clips uint8 (B*V, T, C, H, W), whichever of the two the batch holds.
+        `waveform`: (waveforms,), float32 (B*V, N).
+        `fusion`: (inputs by modality, present) with present bool (B*V, M).
+        `features`: (features, mask) with features (B*V, T, D) and mask bool (B*V, T), None when no frame is padding.
+
+    Raises:
+        ValueError: the batch holds nothing that the model takes.
     """
-    if "video" in batch:
-        return (batch["video"].to(device, non_blocking=True).flatten(0, 1),)
-    features = batch["features"].to(device, non_blocking=True).flatten(0, 1)
-    whole = bool(batch["mask"].all())
-    return features, None if whole else batch["mask"].to(device, non_blocking=True).flatten(0, 1)
+
+    def views(name: str) -> Tensor:
+        each: Tensor = batch[name].to(device, non_blocking=True).flatten(0, 1)
+        return each
+
+    kind = getattr(model, "input_kind", "rgb")
+    if kind == "features":
+        whole = bool(batch["mask"].all())
+        return views("features"), None if whole else views("mask")
+    given = {modality: name for modality, name in INPUT_NAMES.items() if name in batch}
+    if kind == "fusion":
+        present = batch["present"].to(device, non_blocking=True).repeat_interleave(num_views(batch), 0)
+        return {modality: views(name) for modality, name in given.items()}, present
+    name = "waveform" if kind == "waveform" else "video" if "video" in batch else "flow"
+    if name not in batch:
+        raise ValueError(f"a model that takes {kind} is given {', '.join(given) or 'nothing'}")
+    return (views(name),)
+
+
+def num_views(batch: Mapping[str, Any]) -> int:
+    """Return V of a batch."""
+    return next(int(batch[name].shape[1]) for name in (*INPUT_NAMES.values(), "features") if name in batch)
 
 
 def score_batch(
     model: nn.Module, batch: Mapping[str, Any], average: Average, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
     """Return (B, L) averaged and (B, V, L) single probabilities of the videos of a batch; see `schema.Batch`."""
-    shape = (batch["video"] if "video" in batch else batch["features"]).shape[:2]  # (B, V)
-    logits = model(*model_inputs(batch, device)).float().unflatten(0, shape)  # (B, V, L)
+    logits = model(*model_inputs(model, batch, device)).float().unflatten(0, (-1, num_views(batch)))  # (B, V, L)
     return average_views(logits, average), logits.sigmoid()
 
 
@@ -74,10 +106,12 @@ def score_videos(
     try:
         for batch in batches:
             if not len(batch["rows"]):
-                yield VideoScores(batch["rows"], torch.empty(0, 0), torch.empty(0, 0, 0), batch["bad"])
+                yield VideoScores(
+                    batch["rows"], torch.empty(0, 0), torch.empty(0, 0, 0), batch["bad"], batch.get("absent", [])
+                )
                 continue
             with torch.inference_mode(), autocast():
                 scores, views = score_batch(model, batch, average, device)
-            yield VideoScores(batch["rows"], scores.cpu(), views.cpu(), batch["bad"])
+            yield VideoScores(batch["rows"], scores.cpu(), views.cpu(), batch["bad"], batch.get("absent", []))
     finally:
         model.train(was_training)

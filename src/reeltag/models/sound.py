@@ -17,11 +17,13 @@ class SoundModel(VideoModel):
     Attributes:
         rate_hz: samples a second that the network was made for.
         num_samples: N of the published system, and of `example_input`.
+        fixed_length: whether the network takes `num_samples` and no other length.
     """
 
     input_kind: ClassVar[InputKind] = "waveform"
     rate_hz: int
     num_samples: int
+    fixed_length: bool = False
 
     def example_input(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         """Return waveforms (B, num_samples) drawn in [-1, 1) on the model's device."""

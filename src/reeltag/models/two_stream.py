@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reeltag.models import MODELS
+from reeltag.models.contributions import modality_contributions
 from reeltag.models.i3d import i3d_inception
 from reeltag.models.image2d import build_backbone
 from reeltag.models.interface import VideoModel
@@ -32,6 +33,7 @@ class TwoStream(VideoModel):
     """
 
     input_kind: ClassVar[InputKind] = "fusion"
+    modalities: ClassVar[tuple[str, ...]] = STREAMS
 
     def __init__(self, rgb: VideoModel, flow: VideoModel, weights: tuple[float, float] = (1.0, 1.0)) -> None:
         super().__init__()
@@ -108,6 +110,14 @@ class TwoStream(VideoModel):
         """Return (B, L) logits of clips by modality, `rgb` (B, T, 3, H, W) and `flow` (B, T, 2k, H, W)."""
         return self.forward_head(self.forward_features(clips), present=present)
 
+    def contributions(self, clips: Mapping[str, Tensor], present: Tensor | None = None) -> Tensor:
+        """Return (B, 2, L): what each stream adds to each logit, by `modality_contributions`; without any it is 0."""
+        features = self.forward_features(clips)
+        batch = len(next(iter(clips.values())))
+        there = torch.tensor([name in clips for name in STREAMS], device=self.weights.device).expand(batch, -1)
+        there = there if present is None else there & present
+        return modality_contributions(lambda mask: self.forward_head(features, present=mask), there)
+
 
 @MODELS.register_family("two_stream_", key="backbone")
 def two_stream(
@@ -125,9 +135,7 @@ def two_stream(
     streams = []
     for channels in (3, flow_channels):
         net = build_backbone(backbone, in_channels=channels, pretrained=pretrained, **(backbone_options or {}))
-        stream = TemporalSegmentNetwork(net, num_labels, dropout=dropout, head_std=head_std)
-        stream.clip_shape = (stream.clip_shape[0], channels, *stream.clip_shape[2:])
-        streams.append(stream)
+        streams.append(TemporalSegmentNetwork(net, num_labels, dropout=dropout, head_std=head_std))
     return TwoStream(streams[0], streams[1], weights)
 
 

@@ -31,6 +31,7 @@ class FusedTwoStream(VideoModel):
     """
 
     input_kind: ClassVar[InputKind] = "fusion"
+    modalities: ClassVar[tuple[str, ...]] = ("rgb", "flow")
     clip_shape = (5, 3, 224, 224)
 
     def __init__(
@@ -38,7 +39,7 @@ class FusedTwoStream(VideoModel):
     ) -> None:
         super().__init__()
         self.rgb, self.flow = rgb, flow
-        self.flow_channels = flow.norm.scale.shape[0]
+        self.flow_channels = flow.in_channels
         self.fuse = nn.Conv3d(rgb.num_features + flow.num_features, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm3d(width)
         self.pool = nn.MaxPool3d(3, stride=2, padding=1)
@@ -56,9 +57,17 @@ class FusedTwoStream(VideoModel):
         channels = {"rgb": 3, "flow": self.flow_channels}
         return ({n: torch.rand(batch_size, frames, c, height, width, device=device) for n, c in channels.items()},)
 
+    def forward(self, clips: Mapping[str, Tensor], present: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """Return (B, L) logits of clips by modality; ValueError when `present` (B, 2) lacks one of a clip."""
+        if present is not None and not bool(present.all()):
+            raise ValueError(
+                "this network needs rgb and flow of every clip; `two_stream_<backbone>` does without either"
+            )
+        return self.forward_head(self.forward_features(clips))
+
     def forward_features(self, clips: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
         """Return the fused map (B, 512, t, h, w) of `rgb` (B, T, 3, H, W) and `flow` (B, T, 2k, H, W)."""
-        for name in ("rgb", "flow"):
+        for name in self.modalities:
             if name not in clips:
                 raise ValueError(
                     f"this network needs rgb and flow, {name} is missing; `two_stream_<backbone>` does without either"

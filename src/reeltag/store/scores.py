@@ -38,6 +38,8 @@ class Scores:
         recipe_hash: of the recipe; `weights_hash` and `manifest_hash` likewise; empty where there is none.
         views: (N, V, L) float32 scores of each view, or None.
         view_names: V names, such as `clip0_left`.
+        covered: (N,) bool, False where the model had nothing to look at or to hear and `values` are the shares of the
+            labels in training; None where every video was covered.
     """
 
     video_ids: list[str]
@@ -52,6 +54,7 @@ class Scores:
     manifest_hash: str = ""
     views: Array | None = None
     view_names: list[str] = field(default_factory=list)
+    covered: Array | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.video_ids), len(self.label_names))
@@ -61,6 +64,8 @@ class Scores:
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} must be (videos, labels) = {shape}, got {array.shape}")
+        if self.covered is not None and (self.covered.shape != shape[:1] or self.covered.dtype != bool):
+            raise ValueError(f"covered must be bool {shape[:1]}, got {self.covered.dtype} {self.covered.shape}")
         if self.views is not None and self.views.shape != (shape[0], len(self.view_names), shape[1]):
             raise ValueError(f"views must be {(shape[0], len(self.view_names), shape[1])}, got {self.views.shape}")
         for name in ("video_ids", "label_names"):
@@ -112,6 +117,7 @@ class Scores:
             manifest_hash=self.manifest_hash,
             views=part(self.views),
             view_names=self.view_names,
+            covered=part(self.covered),
         )
 
     def write(self, path: Path) -> None:
@@ -125,6 +131,8 @@ class Scores:
         if self.views is not None:
             width = len(self.view_names) * len(self.label_names)
             columns["views"] = _lists(self.views.reshape(len(self.video_ids), width), pa.float32())
+        if self.covered is not None:
+            columns["covered"] = pa.array(self.covered, pa.bool_())
         about = {
             "version": _VERSION,
             "labels": self.label_names,
@@ -179,6 +187,7 @@ class Scores:
                 manifest_hash=about["manifest_hash"],
                 views=None if views is None else views.reshape(num_videos, num_views, num_labels),
                 view_names=about["views"],
+                covered=_flags(table["covered"]) if "covered" in table.column_names else None,
             )
         except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
             detail = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -226,6 +235,12 @@ def _matrix(column: pa.ChunkedArray, num_rows: int, width: int) -> Array:
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     flat = np.concatenate(parts) if parts else np.empty(0, column.type.value_type.to_pandas_dtype())
     return flat.reshape(num_rows, width)
+
+
+def _flags(column: pa.ChunkedArray) -> Array:
+    if column.null_count or not pa.types.is_boolean(column.type):
+        raise ValueError(f"`covered` is {column.type}, expected true or false without gaps")
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _first_repeated(names: Sequence[str]) -> str | None:

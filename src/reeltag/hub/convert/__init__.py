@@ -20,11 +20,13 @@ class Converted:
         options: what the source, and the keys themselves, say about the model: num_frames, shift rule, lateral form ...
             An option that the caller gives goes before these.
         name: the model that the weights are for, when the keys decide it; else None, the caller's name.
+        drawn: how the names of our tensors begin that the source has nothing for; they stay as drawn.
     """
 
     weights: dict[str, Tensor]
     options: dict[str, Any] = field(default_factory=dict)
     name: str | None = None
+    drawn: tuple[str, ...] = ()
 
 
 # A source is a function (name of our model or layer, unwrapped tensors) -> Converted.
