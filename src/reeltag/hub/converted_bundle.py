@@ -83,7 +83,7 @@ def _content(published: Published, source: str) -> dict[str, Any]:
         "test": {
             "clips": 1,
             "crops": 1,
-            "activation": "sigmoid" if model.num_labels in _SEVERAL_LABELS else "softmax",
+            "activation": "softmax" if published.classifier and model.num_labels not in _SEVERAL_LABELS else "sigmoid",
         },
     }
 

@@ -81,6 +81,7 @@ class FusionModel(VideoModel, TrainsItself):
         self.starts = dict(starts or {})
         self.clip_shape = next(iter(streams.values())).clip_shape
         self.options = options
+        self.own_loss = options.alone > 0
         self.num_features = options.width
         self.project = nn.ModuleDict({name: _projection(stream, options.width) for name, stream in streams.items()})
         self.dropout = nn.Dropout(options.dropout)
@@ -170,7 +171,7 @@ class FusionModel(VideoModel, TrainsItself):
             else:
                 tokens.append(self._present_token(name, clips[name], there[:, column]))
         stacked = torch.stack([token.float() for token in tokens], 1)  # (B, M, width)
-        self._kept.put((stacked, there) if self.training and self.options.alone else None)
+        self._kept.put((stacked, there) if self.training and self.own_loss else None)
         if self.training and self.options.modality_dropout:
             there = there & ~self._hidden(there)
         return stacked, there
@@ -198,8 +199,6 @@ class FusionModel(VideoModel, TrainsItself):
         A modality's own loss counts by the share of the clips that have it.
         """
         whole = loss(logits, targets, ignore=ignore)
-        if not self.options.alone:
-            return whole
         tokens, there = self._kept.take()
         own = whole * 0
         for column in range(len(self.modalities)):
