@@ -123,7 +123,7 @@ def _check_flow(model: VideoModel, recipe: Recipe, footage: MediaFootage, *, alo
         require_opencv(flow.method)
         return
     settings = footage.flow.settings
-    for key in ("method", "step", "bound_px", "form"):
+    for key in ("method", "step", "bound_px", "form", "fps"):
         stored = settings[key] if isinstance(settings, dict) else getattr(settings, key)
         if stored != getattr(flow, key):
             raise RecipeError(

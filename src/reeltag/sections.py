@@ -64,8 +64,8 @@ class FlowSection(Section):
 
     Flow at frame i leads to frame i + `step` (of a grid of `fps` frames a second, where that is given). `stack` k hands
     over the flow at i, i + 1, ..., i + k - 1 as 2k channels. `compute_px` is the short side at which it is computed,
-    that of the frames by default. `bound_px` clips it: this many pixels become 127 steps from the zero at 128. `image`
-    is the form of arXiv:1503.08909: a third channel of zeros.
+    that of the frames by default and at most. `bound_px` clips it: this many pixels are 127 steps from the zero at 128.
+    `image` is the form of arXiv:1503.08909: a third channel of zeros.
     """
 
     method: Literal["tvl1", "dis", "raft"] = "tvl1"

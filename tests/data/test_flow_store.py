@@ -160,6 +160,11 @@ def test_flow_of_a_pack_is_that_of_its_frames(clips, tmp_path):
         expected = quantise(compute_flow(videos.frames(row, range(6)), pairs, "dis"))
         assert torch.equal(flow.flow(row, range(6)), expected)
     np.testing.assert_allclose(flow.times_s(1), videos.info(1)["times_s"])
+    write_flow(videos, tmp_path / "slow", replace(DIS, fps=3), workers=0)  # b has 3 frames a second, a has 9
+    slow = FlowStore(tmp_path / "slow")
+    for row, pairs in ((0, [(0, 3), (1, 4), (2, 5), (2, 5), (2, 5), (2, 5)]), (1, [(k, k + 1) for k in range(5)])):
+        expected = quantise(compute_flow(videos.frames(row, range(6)), pairs, "dis"))
+        assert torch.equal(slow.flow(row, range(len(pairs))), expected)
     with pytest.raises(ReeltagError, match="packed frames are chosen already"):
         write_flow(videos, tmp_path / "other", replace(DIS, max_frames=3), workers=0)
 

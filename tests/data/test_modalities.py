@@ -254,6 +254,47 @@ def test_packed_clips_give_what_their_files_give(files, tmp_path):
         torch.testing.assert_close(one["waveform"], other["waveform"], atol=4e-5, rtol=0)  # 16 bits, 6 dB louder
 
 
+def test_stored_flow_is_found_by_the_clip_and_used_for_it(files, tmp_path):
+    from reeltag.data.flow_clip import FlowSettings
+    from reeltag.data.flow_store import write_flow
+    from reeltag.data.pack import pack
+    from reeltag.data.shards import PackedVideos
+
+    pack(Manifest.read(files / "m.csv"), tmp_path / "packed", store="raw", short_side_px=56, workers=0)
+    made = ClipDataset(open_footage(tmp_path / "packed"), TrainingView(DATA, ("rgb", "flow")), seed=3)
+    items = [made[1, row, 0] for row in range(4)]
+    write_flow(PackedVideos(tmp_path / "packed"), tmp_path / "packed" / "flow", FlowSettings(method="dis"), workers=0)
+    stored = ClipDataset(open_footage(tmp_path / "packed"), TrainingView(DATA, ("rgb", "flow")), seed=3)
+    assert stored.footage.flow is not None  # the folder inside the pack
+    for row, item in enumerate(items):
+        again = stored[1, row, 0]
+        assert torch.equal(again["video"], item["video"])
+        assert torch.equal(again["flow"], item["flow"])
+        assert torch.equal(again["present"], item["present"])
+    # Half the rate: field k of the store belongs to frame 2 k of the file. A clip that the store lacks has no flow.
+    few = Manifest.read(files / "m.csv").take([0])
+    write_flow(few, tmp_path / "half", FlowSettings(method="dis", fps=5.0, short_side_px=56), workers=0)
+    footage = open_footage(files / "m.csv", tmp_path / "half")
+    with footage.open(0) as source:
+        track = footage.flow.flow(0, range(10))
+        assert torch.equal(source.flow_at([0, 1, 7, 19], DATA.flow), track[[0, 0, 3, 9]])
+        stacked = source.flow_at([6], FlowSection(method="dis", stack=2))
+        assert torch.equal(stacked[0], track[[3, 4]].flatten(0, 1))
+    with footage.open(2) as source:
+        assert not source.has_flow
+
+
+def test_the_image_form_has_a_third_channel_of_zeros(files):
+    data = DATA.model_copy(update={"flow": FlowSection(method="dis", form="image", bound_px=40.0)})
+    for view in (TrainingView(data, ("flow",)), TestView(data, TestSection(), ("flow",))):
+        clips = ClipDataset(open_footage(files / "m.csv"), view, seed=3)
+        item = clips[0, 0, 0]
+        assert item["flow"].shape == (1, 4, 3, 32, 32)
+        assert not item["flow"][:, :, 2].any()
+        assert item["flow"][:, :, :2].float().mean() > 100
+        assert "absent" in clips[0, 1, 0]  # a single frame
+
+
 def test_a_manifest_without_split_keeps_its_flow(files):
     from reeltag.data.splitting import with_splits
 

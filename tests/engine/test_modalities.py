@@ -164,6 +164,29 @@ def test_without_flow_two_streams_are_the_stream_of_pictures(two_run, mini_packe
     torch.testing.assert_close(torch.from_numpy(blind), alone, rtol=0, atol=1e-5)
 
 
+def test_three_modalities_train_together_and_any_may_be_missing(recipes, mini_packed, mini_manifest, tmp_path):
+    streams = (
+        "{rgb: {name: tsm_mini, backbone_options: {widths: [8, 16]}}, flow: {name: tsn_mini, in_channels: 2, "
+        "backbone_options: {widths: [8, 16]}}, audio: {name: logmel_mini, backbone_options: {widths: [8, 16]}}}"
+    )
+    overrides = (f"model={{name: fusion_gated, width: 16, streams: {streams}}}", "data.audio.seconds=1.0",
+                 "data.mix={name: between_class}")  # fmt: skip
+    call = TrainCall(str(recipes / "two.yaml"), overrides, mini_packed, tmp_path / "run", device="cpu", workers=0)
+    assert train_recipe(call, 0, None)["steps"] == 4
+    loaded, footage = load_trained(str(tmp_path / "run"), device="cpu"), open_footage(mini_packed)
+    whole = evaluate(loaded, footage, split="test", workers=0)
+    assert whole.scores.covered is None  # pictures are always there
+    for name in ("rgb", "flow", "audio"):
+        less = evaluate(loaded, footage, split="test", workers=0, without=(name,))
+        assert not np.allclose(less.scores.values, whole.scores.values, atol=1e-4)
+    manifest = Manifest.read(mini_manifest)
+    tagger = reeltag.Tagger.from_pretrained(tmp_path / "run", device="cpu")
+    for row in [row for row, split in enumerate(manifest.splits) if split == "test"][:4]:
+        tags = tagger(manifest.video_path(row))
+        there = has_track(footage, row)
+        assert (tags.modalities, tags.missing) == (["rgb", "flow"] + ["audio"] * there, [] if there else ["audio"])
+
+
 def test_a_network_of_clips_takes_flow_alone(recipes, mini_packed, tmp_path):
     overrides = ("model={name: tsn_mini, in_channels: 6, backbone_options: {widths: [8, 16]}}", "data.flow.stack=3",
                  "data.modalities=[flow]", "train.epochs=0.5")  # fmt: skip

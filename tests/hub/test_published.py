@@ -13,6 +13,7 @@ from reeltag.errors import StoreError, UnknownName
 from reeltag.hub.convert.renaming import rename, unwrap
 from reeltag.hub.converted_bundle import convert_file
 from reeltag.hub.published import from_published, read_published
+from reeltag.inference.load import load_trained
 from reeltag.media import open_video
 
 
@@ -124,3 +125,24 @@ def test_convert_writes_a_bundle_that_tags(tmp_path, mini_manifest, capsys):
     )  # tagged in bfloat16 where fast
     with pytest.raises(reeltag.errors.ManifestError, match="600 labels, the weights have 400"):
         app([*call, "--labels", "kinetics600", "--out", str(tmp_path / "other")], standalone_mode=False)
+
+
+def test_networks_on_sound_are_converted_with_their_rate_and_length(tmp_path):
+    torch.manual_seed(0)
+    model = create_model("m3", num_labels=10).eval()
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv1d | torch.nn.BatchNorm1d | torch.nn.Linear)]
+    weights = {}
+    for number, layer in enumerate(layers):
+        for key, value in layer.state_dict().items():
+            if key == "weight" and value.ndim > 1:
+                key, value = "kernel", value.movedim((0, 1), (-1, -2)) if value.ndim == 3 else value.T
+            if key != "num_batches_tracked":
+                weights[f"m3/{number}_layer/{key}"] = value.contiguous()
+    torch.save(weights, tmp_path / "m3.pth")
+    found, _ = convert_file(tmp_path / "m3.pth", tmp_path / "bundle", source="m34", name="m3")
+    audio = found.recipe.data.audio
+    assert (audio.rate_hz, audio.seconds) == (8000, 4.0)
+    x = torch.randn(1, 32000)
+    loaded = load_trained(str(tmp_path / "bundle"), device="cpu").model
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(x), model(x), rtol=1e-4, atol=1e-5)

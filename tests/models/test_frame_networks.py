@@ -213,11 +213,14 @@ def test_first_convolution_is_averaged_over_channels(channels, tmp_path):
     torch.testing.assert_close(net.layer4[1].conv2.weight, saved["layer4.1.conv2.weight"], rtol=0, atol=0)
 
 
-def test_only_the_first_convolution_is_fitted():
-    own = {"a": torch.zeros(4, 2, 3, 3), "b": torch.zeros(4, 2, 1, 1)}
-    fitted = fit_input_channels({"a": torch.ones(4, 3, 3, 3), "b": torch.ones(4, 3, 1, 1)}, own)
+def test_only_what_differs_as_the_first_convolution_does_is_fitted():
+    own = {"a": torch.zeros(4, 2, 3, 3), "b": torch.zeros(4, 2, 1, 1), "c": torch.zeros(4, 2, 1, 1)}
+    fitted = fit_input_channels(
+        {"a": torch.ones(4, 3, 3, 3), "b": torch.ones(4, 3, 1, 1), "c": torch.ones(4, 5, 1, 1)}, own
+    )
     assert fitted["a"].shape == (4, 2, 3, 3)
-    assert fitted["b"].shape == (4, 3, 1, 1)
+    assert fitted["b"].shape == (4, 2, 1, 1)  # the second path of a network with two
+    assert fitted["c"].shape == (4, 5, 1, 1)
 
 
 def test_bninception_turns_uint8_frames_round():

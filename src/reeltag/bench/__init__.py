@@ -9,7 +9,7 @@ import yaml
 from reeltag.errors import RecipeError
 from reeltag.registry import Registry
 
-WITHOUT_DATA = ("decode", "features", "minimoments")
+WITHOUT_DATA = ("decode", "features", "minimoments", "one_pass")
 BENCHES: Registry[dict[str, Any]] = Registry("benchmark", "reeltag.bench")
 
 

@@ -16,6 +16,7 @@ from reeltag.data.importers import import_manifest
 from reeltag.errors import ManifestError, StoreError
 from reeltag.inference.extract import extract
 from reeltag.inference.extractor import Extractor, build_extractor
+from reeltag.inference.sound_extractor import SoundExtractor
 from reeltag.metrics import METRICS
 from reeltag.store.atomic import write_json
 from reeltag.store.scores import Scores
@@ -76,7 +77,13 @@ def frozen(
 
 
 def _measure(
-    extractor: Extractor, data: str, folder: Path, seeds: int, recipe: str, split: str, console: Console
+    extractor: Extractor | SoundExtractor,
+    data: str,
+    folder: Path,
+    seeds: int,
+    recipe: str,
+    split: str,
+    console: Console,
 ) -> dict[str, Any]:
     started = time.monotonic()
     report = extract(extractor, _footage(Path(data)), folder / "features", note=console.print)

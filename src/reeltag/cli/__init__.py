@@ -7,7 +7,22 @@ import sys
 
 import typer
 
-from reeltag.cli import bench, compare, convert, data, demo, evaluate, extract, listing, new, report, tag, train
+from reeltag.cli import (
+    bench,
+    compare,
+    convert,
+    data,
+    demo,
+    ensemble,
+    evaluate,
+    extract,
+    flow,
+    listing,
+    new,
+    report,
+    tag,
+    train,
+)
 from reeltag.errors import ReeltagError
 
 app = typer.Typer(
@@ -23,10 +38,12 @@ app.command("demo")(demo.demo)
 app.command("new")(new.new)
 app.add_typer(data.app, name="data")
 app.command("extract")(extract.extract)
+app.command("flow")(flow.flow)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("tag")(tag.tag)
+app.add_typer(ensemble.app, name="ensemble")
 app.command("report")(report.report)
 app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)

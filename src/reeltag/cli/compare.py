@@ -24,7 +24,7 @@ def compare(
     """
     from reeltag.inference.compare import compare as compare_groups
 
-    groups = {_name(path, runs): _seeds(path) for path in runs}
+    groups = {short_name(path, runs): _seeds(path) for path in runs}
     comparison = compare_groups(groups, split=split, metrics=metric or ["map_macro"])
     if as_json:
         print_json(comparison.to_dict())
@@ -33,8 +33,8 @@ def compare(
     print_table(columns, rows, title=f"{comparison.num_videos} videos of {split!r}; the first group is the baseline")
 
 
-def _name(path: Path, runs: list[Path]) -> str:
-    """The shortest end of a path that tells the runs apart."""
+def short_name(path: Path, runs: list[Path]) -> str:
+    """Return the shortest end of a path that tells the runs apart."""
     for parts in range(1, len(path.resolve().parts)):
         name = "/".join(path.resolve().parts[-parts:])
         if sum("/".join(other.resolve().parts[-parts:]) == name for other in runs) == 1:

@@ -78,7 +78,11 @@ class Counter:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn(self._what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=log(), transient=True)
+        console = log()
+        # Half a minute, the default period, is less than one clip may take: there would be no time left to show.
+        self._progress = Progress(
+            *columns, console=console, transient=True, speed_estimate_period=3600, disable=not console.is_terminal
+        )
         self._progress.start()
         task = self._progress.add_task(self._what, total=None)
 

@@ -19,7 +19,7 @@ class Level(StrEnum):
 
 
 def extract(
-    model: Annotated[str, typer.Argument(help="An image backbone by name, or a run folder or bundle on pixels.")],
+    model: Annotated[str, typer.Argument(help="An image backbone by name, or a run or bundle on pixels or sound.")],
     manifest: Annotated[Path, typer.Argument(help="The manifest, or a folder that `data pack` wrote.")],
     out: Annotated[Path, typer.Option(help="The folder of features to write, continue, add to or mend.")],
     fps: Annotated[

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     losses = "losses"
     metrics = "metrics"
     recipes = "recipes"
+    ensembles = "ensembles"
     formats = "formats"
     sources = "sources"
     labels = "labels"
@@ -57,6 +58,8 @@ def names_of(kind: Kind, pattern: str, long: bool) -> list[dict[str, Any]]:
             {"name": n, **({"model": load_recipe(n).model.name, "row": load_recipe(n).source.row} if long else {})}
             for n in names
         ]
+    if kind is Kind.ensembles:
+        return _ensembles(pattern, long)
     if kind is Kind.backbones:
         from reeltag.models.image2d import list_backbones
 
@@ -76,6 +79,21 @@ def names_of(kind: Kind, pattern: str, long: bool) -> list[dict[str, Any]]:
                 row.update(_cost(registry, row["name"]))
             row["what"] = _first_sentence(registry, row["name"])
     return rows
+
+
+def _ensembles(pattern: str, long: bool) -> list[dict[str, Any]]:
+    from fnmatch import fnmatchcase
+
+    from reeltag.inference.ensemble import Ensemble, list_ensembles
+
+    names = [name for name in list_ensembles() if fnmatchcase(name, pattern)]
+    if not long:
+        return [{"name": name} for name in names]
+    shipped = {name: Ensemble.read(name) for name in names}
+    return [
+        {"name": name, "members": ", ".join(m.name for m in one.members), "row": one.source.row}
+        for name, one in shipped.items()
+    ]
 
 
 def _names(kind: Kind, registry: Any, pattern: str) -> list[str]:

@@ -31,7 +31,7 @@ def tag(
     from reeltag.inference.predict import Tagger, find_videos
 
     tagger = Tagger.from_pretrained(model, device=device, checkpoint=checkpoint, extractor=extractor)
-    videos = find_videos(inputs, sounds="audio" in tagger.modalities)
+    videos = find_videos(inputs, sounds="audio" in tagger.takes)
     if not videos:
         raise ReeltagError(f"no video found in {', '.join(map(str, inputs))}; give files, folders or a manifest")
     lines: list[dict[str, Any]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Literal, cast
 
@@ -31,10 +31,10 @@ class FlowSettings:
     Attributes:
         method: `tvl1`, `dis` (see `reeltag.media.flow`) or `raft`.
         step: flow at a frame leads to the frame this many later.
-        fps: take the frames that are on the screen at k / fps first, so that a step is 1 / fps long; None, or more than
-            the video has, takes all. Without a meaning for packed frames, which are chosen already.
+        fps: a step is 1 / fps long. Of a file, the frames on the screen at k / fps are taken first, all of them where
+            it has fewer a second. Packed frames are all kept, and a step is the nearest whole number of them.
         max_frames: keep the flow of this many of those frames, evenly spaced; each still leads to the frame `step`
-            later, kept or not. Likewise.
+            later, kept or not. Not for packed frames, which are chosen already.
         bound_px: flow beyond it, in pixels of the stored size, is clipped.
         form: `quantised`, 2 channels; or `image`, with a third channel of zeros.
         short_side_px: of the stored field, never enlarged.
@@ -101,9 +101,13 @@ def encode_flow(clip: Clip | PackedClip, settings: FlowSettings, function: FlowF
     method = function or cast(FlowMethod, settings.method)
     if isinstance(clip, PackedClip):
         videos, row = _opened(clip.folder), clip.row
+        if not videos.num_frames(row):
+            return StoredClip(row, bad={"reason": "not_video", "message": "sound without pictures has no flow"})
         times = np.asarray(videos.info(row)["times_s"], dtype=np.float64)
         track = _Track(times, np.arange(len(times)), partial(_packed_frames, videos, row), videos.size_px(row))
-        return _encode(row, track, videos.fps(row), settings, method)
+        rate = videos.fps(row)
+        apart = max(1, round(rate / settings.fps)) if settings.fps and rate else 1
+        return _encode(row, track, rate, replace(settings, step=settings.step * apart), method)
     try:
         with open_video(clip.path) as video:
             start_s, end_s = clip.span_s(video.duration_s)

@@ -151,7 +151,7 @@ def write_flow(
         progress: called with (clips done, clips in all).
 
     Raises:
-        ReeltagError: OpenCV is missing, or `fps` or `max_frames` are asked of packed frames.
+        ReeltagError: OpenCV is missing, or `max_frames` is asked of packed frames.
         StoreError: `out` holds something else, or a shard of the pack is damaged.
         TooManyBadFiles: no clip at all could be read.
     """
@@ -159,11 +159,10 @@ def write_flow(
         raise ValueError(f"method {settings.method!r} and function {function!r}: raft, and raft alone, needs one")
     if function is None:
         require_opencv(settings.method)
-    packed = isinstance(source, PackedVideos)
-    if packed and (settings.fps is not None or settings.max_frames is not None):
+    if isinstance(source, PackedVideos) and settings.max_frames is not None:
         raise ReeltagError(
-            "packed frames are chosen already, and flow frame k belongs to packed frame k; leave out fps and "
-            "max_frames, or give the manifest of the videos"
+            "packed frames are chosen already, and flow frame k belongs to packed frame k; leave out max_frames, or "
+            "give the manifest of the videos"
         )
     manifest, sources, item = _of_pack(source) if isinstance(source, PackedVideos) else _of_files(source)
     job: ShardJob[Clip | PackedClip] = ShardJob(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reeltag.data.feature_coding import Coding
 from reeltag.data.features import FeatureStore, is_feature_store, rate_of
+from reeltag.data.flow_store import FlowStore, is_flow_store
 from reeltag.data.manifest import Manifest
 from reeltag.data.shards import PackedVideos
 from reeltag.data.sources import FileSource, FlowTracks, PackedSource, Source, need_pictures
@@ -185,15 +186,9 @@ def open_footage(source: str | Path, flow: str | Path | None = None) -> Footage:
         if flow is not None:
             raise RecipeError(f"{source} holds features, which no flow goes with; leave --flow out")
         return FeatureFootage(FeatureStore(path))
-    if flow is None and (path / "flow").is_dir():
+    if flow is None and is_flow_store(path / "flow"):
         flow = path / "flow"
-    tracks = None if flow is None else _open_flow(Path(flow))
+    tracks = None if flow is None else FlowStore(flow)
     if (path / "shards.json").is_file():
         return PackedFootage(PackedVideos(path), tracks)
     return FileFootage(Manifest.read(path), tracks)
-
-
-def _open_flow(folder: Path) -> FlowTracks:
-    from reeltag.data.flow_store import FlowStore
-
-    return FlowStore(folder)

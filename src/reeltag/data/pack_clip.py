@@ -123,9 +123,8 @@ def _sound_alone(clip: Clip, file: Sound, settings: PackSettings) -> StoredClip:
         raise MediaError("not_video", clip.path, "sound without pictures, and sound is left out; give an audio rate")
     whole = file.audio(settings.audio_rate_hz)
     rate_hz = settings.audio_rate_hz
-    start_s = 0.0 if np.isnan(clip.start_s) else clip.start_s
-    last = len(whole) if np.isnan(clip.end_s) else round(clip.end_s * rate_hz)
-    sound = _int16(whole[round(start_s * rate_hz) : last])
+    start_s, end_s = clip.span_s(len(whole) / rate_hz)
+    sound = _int16(whole[round(start_s * rate_hz) : round(end_s * rate_hz)])
     if not len(sound):
         raise MediaError("corrupt", clip.path, f"no sample of sound in its {len(whole) / rate_hz:.3g} s to be kept")
     facts = {

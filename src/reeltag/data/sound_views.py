@@ -47,7 +47,7 @@ test_samples.__test__ = False  # type: ignore[attr-defined]  # not a test, whate
 def training_crop(wave: Tensor, audio: AudioSection, generator: Generator) -> Tensor:
     """Return (1, N): a part of random length and place at a random speed, padded to the longest length.
 
-    Crops of random length: RippleAI, Multi-Moments in Time 2019 (1.5 to 2.5 s). Speed, then margins, then the crop, as
+    Crops of random length: Alibaba, Multi-Moments in Time 2019 (1.5 to 2.5 s). Speed, then margins, then the crop, as
     in the published code of between-class learning (arXiv:1711.10282).
 
     Args:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from reeltag.data.manifest import Manifest
+from reeltag.data.pack_clip import shrink
 from reeltag.data.shards import PackedVideos
 from reeltag.errors import MediaError
 from reeltag.media import Sound, Video
@@ -40,7 +41,6 @@ class Source(ABC):
         path: for messages.
         num_frames: of the clip; 0 where there is sound alone.
         fps: their rate; 0 likewise.
-        has_audio: a sound track is there.
         stored_flow: a store and the clip's row in it, or None where flow is made of the frames.
         flow_missing: there is a store, and it lacks this clip.
     """
@@ -52,16 +52,20 @@ class Source(ABC):
         path: str,
         num_frames: int,
         fps: float,
-        has_audio: bool,
         stored_flow: tuple[FlowTracks, int] | None = None,
         flow_missing: bool = False,
     ) -> None:
-        self.path, self.num_frames, self.fps, self.has_audio = path, num_frames, fps, has_audio
+        self.path, self.num_frames, self.fps = path, num_frames, fps
         self._stored_flow = stored_flow
         # One frame has no motion, and what stands for it must not look like a still scene.
         self.has_flow = num_frames > 1 and not flow_missing
         self._kept: dict[int, int] = {}
         self._frames: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def has_audio(self) -> bool:
+        """A sound track is there."""
 
     @property
     @abstractmethod
@@ -85,8 +89,11 @@ class Source(ABC):
         Raises:
             MediaError: they cannot be read.
         """
-        if self._frames is not None and all(index in self._kept for index in indices):
-            return self._frames[[self._kept[index] for index in indices]]
+        if self._frames is not None and self._kept.keys() >= set(indices):
+            places = [self._kept[index] for index in indices]
+            first, last = places[0], places[0] + len(places)
+            run = places == list(range(first, last))  # a view: copying every frame costs as much as decoding its sound
+            return self._frames[first:last] if run else self._frames[places]
         return self._read(indices)
 
     def flow_at(self, indices: Sequence[int], flow: FlowSection) -> Tensor:
@@ -114,7 +121,6 @@ class Source(ABC):
 
     def _made(self, pairs: list[tuple[int, int]], flow: FlowSection) -> Tensor:
         from reeltag.media.flow import compute_flow, quantise, resize_flow
-        from reeltag.media.transforms import Resize
 
         if flow.method == "raft":
             raise MediaError(
@@ -123,7 +129,7 @@ class Source(ABC):
         different = sorted(set(pairs))
         numbers = sorted({number for pair in different for number in pair})
         frames = self.frames_at(numbers)
-        shown = Resize(flow.compute_px)(frames)[0] if flow.compute_px else frames
+        shown = shrink(frames, flow.compute_px) if flow.compute_px else frames
         place = {number: index for index, number in enumerate(numbers)}
         fields = compute_flow(shown, [(place[one], place[other]) for one, other in different], flow.method)
         stored = quantise(resize_flow(fields, *frames.shape[2:]), flow.bound_px)
@@ -187,7 +193,12 @@ class FileSource(Source):
         self.first, last = 0, media.num_frames
         if media.num_frames:
             self.first, last = span(start_s, end_s, media.num_frames, media.fps)
-        super().__init__(path, last - self.first, media.fps, media.has_audio, stored_flow, flow_missing)
+        super().__init__(path, last - self.first, media.fps, stored_flow, flow_missing)
+
+    @property
+    def has_audio(self) -> bool:
+        """The file has a sound track."""
+        return self.media.has_audio
 
     @property
     def duration_s(self) -> float:
@@ -250,8 +261,13 @@ class PackedSource(Source):
         flow_missing: bool = False,
     ) -> None:
         self.videos, self.row = videos, row
-        path, has_audio = videos.manifest.paths[row], videos.num_samples(row) > 0
-        super().__init__(path, videos.num_frames(row), videos.fps(row), has_audio, stored_flow, flow_missing)
+        path = videos.manifest.paths[row]
+        super().__init__(path, videos.num_frames(row), videos.fps(row), stored_flow, flow_missing)
+
+    @property
+    def has_audio(self) -> bool:
+        """Sound is stored."""
+        return self.videos.num_samples(self.row) > 0
 
     @property
     def duration_s(self) -> float:

@@ -47,6 +47,7 @@ class TrainingView:
     def __init__(self, data: DataSection, modalities: Sequence[Modality] = ("rgb",)) -> None:
         self.data, self.modalities = data, tuple(modalities)
         self.gain_db = data.audio.gain_db
+        self.span = data.flow.stack if "flow" in self.modalities else 1
         self.transform = Compose(tuple(training_transforms(data)))
         self.flow_transform = Compose(tuple(training_transforms(data, colour=False)))
         self._stages: dict[int, TrainingView] = {}
@@ -65,7 +66,7 @@ class TrainingView:
 
     def choose(self, num_frames: int, fps: float, generator: torch.Generator) -> list[int]:
         """Return the frame numbers of one clip."""
-        return choose_frames(self.data, num_frames, fps, generator, span=self._span)
+        return choose_frames(self.data, num_frames, fps, generator, span=self.span)
 
     def render(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, set[str]]:
         """Return uint8 (1, T, C, crop, crop) and the flips that were applied."""
@@ -93,10 +94,6 @@ class TrainingView:
         side = self.data.short_side_px if self.data.crop == "none" else self.data.crop_px
         return picture_filler((1, self.data.num_frames, side, side), modality, self.data)
 
-    @property
-    def _span(self) -> int:
-        return self.data.flow.stack if "flow" in self.modalities else 1
-
 
 class TestView:
     """Even clips and even crops of a video, by the recipe's `test` section; nothing is random.
@@ -120,6 +117,7 @@ class TestView:
     ) -> None:
         self.data, self.test = data, test
         self.modalities, self.without = tuple(modalities), frozenset(without)
+        self.span = data.flow.stack if "flow" in self.modalities else 1
         self.num_views = test.clips * test.crops
         self.names = tuple(f"clip{clip}_crop{crop}" for clip in range(test.clips) for crop in range(test.crops))
         short_side_px = test.short_side_px or data.short_side_px
@@ -137,8 +135,7 @@ class TestView:
 
     def choose(self, num_frames: int, fps: float, generator: torch.Generator) -> list[int]:
         """Return the frame numbers of all clips, one clip after the other."""
-        span = self.data.flow.stack if "flow" in self.modalities else 1
-        clips = even_clips(self.data, self.test.clips, num_frames, fps, span=span)
+        clips = even_clips(self.data, self.test.clips, num_frames, fps, span=self.span)
         return [index for clip in clips for index in clip]
 
     def render(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, set[str]]:

@@ -13,6 +13,7 @@ from reeltag.hub.convert.renaming import unwrap
 from reeltag.hub.published import Published, build_published, read_published
 from reeltag.models.interface import VideoModel
 from reeltag.models.pooled import PooledVideoModel
+from reeltag.models.sound import SoundModel
 from reeltag.recipe import recipe_with
 from reeltag.store.atomic import sha256_of
 
@@ -74,23 +75,31 @@ def convert_file(
 
 def _content(published: Published, source: str) -> dict[str, Any]:
     model: VideoModel = published.module
-    frames, _, _, side = model.clip_shape
     options = {key: value for key, value in published.options.items() if key != "num_frames"}
     return {
         "source": {"paper": f"weights converted from {source}"},
-        "data": {
-            "num_frames": published.options.get("num_frames", frames),
-            "sampling": "dense" if isinstance(model, PooledVideoModel) else "segments",
-            "short_side_px": max(side, round(side * 8 / 7)),  # 256 for 224, 128 for 112
-            "crop_px": side,
-            "crop": "center",
-        },
+        "data": _sound(model) if isinstance(model, SoundModel) else _pictures(model, published),
         "model": {"name": published.name, **options},
         "test": {
             "clips": 1,
             "crops": 1,
             "activation": "sigmoid" if model.num_labels in _SEVERAL_LABELS else "softmax",
         },
+    }
+
+
+def _sound(model: SoundModel) -> dict[str, Any]:
+    return {"audio": {"rate_hz": model.rate_hz, "seconds": model.num_samples / model.rate_hz}}
+
+
+def _pictures(model: VideoModel, published: Published) -> dict[str, Any]:
+    frames, _, _, side = model.clip_shape
+    return {
+        "num_frames": published.options.get("num_frames", frames),
+        "sampling": "dense" if isinstance(model, PooledVideoModel) else "segments",
+        "short_side_px": max(side, round(side * 8 / 7)),  # 256 for 224, 128 for 112
+        "crop_px": side,
+        "crop": "center",
     }
 
 

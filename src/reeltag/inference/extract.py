@@ -29,6 +29,7 @@ from reeltag.errors import MediaError, RecipeError, StoreError
 from reeltag.hardware import default_workers
 from reeltag.inference.extract_views import ExtractView
 from reeltag.inference.extractor import Extractor, coded
+from reeltag.inference.sound_extractor import SoundExtractor, SoundWindows
 from reeltag.store.atomic import sha256_of
 
 Progress = Callable[[int, int], None]
@@ -63,7 +64,7 @@ class ExtractReport:
 
 
 def extract(
-    extractor: Extractor,
+    extractor: Extractor | SoundExtractor,
     footage: Source,
     out: Path,
     *,
@@ -149,7 +150,7 @@ class _Job:
 
     def __init__(
         self,
-        extractor: Extractor,
+        extractor: Extractor | SoundExtractor,
         footage: Source,
         workers: int | None,
         shard_s: float | None,
@@ -226,9 +227,9 @@ class _Job:
 
 
 class _Reading(Dataset[dict[str, Any]]):
-    """The frames of videos as the extractor's view wants them, read in any process."""
+    """The frames, or windows of sound, of videos as the extractor's view wants them, read in any process."""
 
-    def __init__(self, footage: Source, view: ExtractView, rows: Sequence[int]) -> None:
+    def __init__(self, footage: Source, view: ExtractView | SoundWindows, rows: Sequence[int]) -> None:
         self.footage, self.view, self.rows = footage, view, rows
 
     def __len__(self) -> int:
@@ -237,11 +238,17 @@ class _Reading(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, manifest = self.rows[index], self.footage.manifest
         try:
-            frames, times = self.footage.timed_clip(row, self.view.choose, self.view.shrink)
+            frames, times = self._read(row)
         except MediaError as error:
             return {"bad": {"row": row, "video_id": manifest.video_ids[row], "path": error.path,
                             "reason": error.reason, "message": error.detail}}  # fmt: skip
         return {"frames": frames, "times_s": torch.from_numpy(times)}
+
+    def _read(self, row: int) -> tuple[Tensor, NDArray[np.float64]]:
+        if isinstance(self.view, SoundWindows):
+            with self.footage.open(row) as source:
+                return self.view.read(source)
+        return self.footage.timed_clip(row, self.view.choose, self.view.shrink)
 
 
 def keys_of(footage: Source) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from torch import Tensor
 from reeltag.data.feature_coding import Coding
 from reeltag.data.feature_source import FeatureSource
 from reeltag.data.footage import read_frames
+from reeltag.data.sound_views import test_samples
 from reeltag.errors import RecipeError, ReeltagError, StoreError, UnknownName
 from reeltag.hardware import resolve_device, resolve_precision
 from reeltag.inference.extract_views import Amount, ClipsView, ExtractView, FramesView, in_time_order
-from reeltag.inference.load import load_trained
+from reeltag.inference.load import Loaded, load_trained
+from reeltag.inference.sound_extractor import SoundExtractor, SoundWindows
 from reeltag.media import Video
 from reeltag.models import BACKBONES
 from reeltag.models.image2d import ImageBackbone, build_backbone, list_backbones
@@ -46,6 +48,7 @@ class Extractor:
         autocast: makes the context in which it runs.
     """
 
+    modality: ClassVar[str] = "rgb"
     encode: Encode
     view: ExtractView
     source: FeatureSource
@@ -92,15 +95,16 @@ def build_extractor(
     crop_px: int | None = None,
     checkpoint: str = "last",
     device: str = "auto",
-) -> Extractor:
+) -> Extractor | SoundExtractor:
     """Make an extractor of a backbone by name, or of a run folder or bundle.
 
     Args:
-        model: an image backbone (`reeltag list backbones`), or the folder of a trained model on pixels.
+        model: an image backbone (`reeltag list backbones`), or the folder of a trained model on pixels or on sound.
         fps: vectors a second; a backbone's default is 1.
         num_frames: vectors a video; a trained model's default is what its recipe tests.
-        level: `frames`: a vector a frame, from backbones, TSN and TSM; `clips`: a vector a clip, from every trained
-            model. The default is `frames` where the model has them.
+        level: `frames`: a vector a frame, from backbones, TSN and TSM, or a vector a patch of 0.96 s, from VGGish;
+            `clips`: a vector a clip (of sound: a window of `data.audio.seconds`), from every trained model. The default
+            is `frames` where the model has them.
         pretrained: a backbone's published weights, else weights drawn from seed 0.
         crop_px: the square that a backbone sees; its own size by default.
         checkpoint: `last` or `best`, for a run folder.
@@ -135,15 +139,18 @@ def _names_folder(model: str) -> bool:
 
 def _of_trained(
     path: str, fps: float | None, num_frames: int | None, level: Level | None, checkpoint: str, device: str
-) -> Extractor:
+) -> Extractor | SoundExtractor:
     loaded = load_trained(path, device=device, checkpoint=checkpoint)
     recipe, model = loaded.trained.recipe, loaded.model
-    if model.input_kind != "rgb":
-        raise RecipeError(f"{path} takes {model.input_kind}, not video frames; features are made by a model on pixels")
+    if model.input_kind not in ("rgb", "waveform") or recipe.data.modalities == ["flow"]:
+        takes = "flow" if recipe.data.modalities == ["flow"] else model.input_kind
+        raise RecipeError(f"{path} takes {takes}; features are made by a model on pixels or on sound")
     by_frame = getattr(model, "frame_features", None)
     if level == "frames" and by_frame is None:
         raise RecipeError(f"{recipe.model.name} has no vector a frame; use level 'clips'")
     level = level or ("clips" if by_frame is None else "frames")
+    if model.input_kind == "waveform":
+        return _of_sound(loaded, fps, num_frames, level, checkpoint)
     per_clip = recipe.data.num_frames if level == "frames" else 1
     if fps is None and num_frames is None:
         num_frames = recipe.test.clips * per_clip
@@ -159,6 +166,31 @@ def _of_trained(
         width = encode(clip).shape[-1]
     source = FeatureSource(facts, loaded.trained.weights_hash, _digest(settings), (width,))
     return Extractor(encode, view, source, loaded.device, loaded.autocast)
+
+
+def _of_sound(
+    loaded: Loaded, fps: float | None, num_frames: int | None, level: Level, checkpoint: str
+) -> SoundExtractor:
+    recipe, model, path = loaded.trained.recipe, loaded.model, loaded.trained.path
+    encode: Encode = getattr(model, "frame_features", _clip_vectors(model))
+    amount: Amount | None = None
+    part_s = float(getattr(model, "part_s", 0.0))
+    if level == "frames":
+        if fps is not None or num_frames is not None:
+            raise RecipeError(f"{recipe.model.name} gives a vector each {part_s} s; leave --fps and --num-frames out")
+    else:
+        if fps is None and num_frames is None:
+            num_frames = recipe.test.clips
+        encode, amount, part_s = _clip_vectors(model), Amount(fps, num_frames), 0.0
+    facts = {"kind": "trained", "model": recipe.model.name, "path": str(path.resolve()), "checkpoint": checkpoint,
+             "level": level, "fps": fps, "num_frames": num_frames}  # fmt: skip
+    settings = {"recipe": recipe.hash, "level": level, "fps": fps, "num_frames": num_frames, "modality": "audio"}
+    view = SoundWindows(recipe.data.audio, amount)
+    with torch.inference_mode(), loaded.autocast():
+        silence = torch.zeros(1, test_samples(recipe.data.audio), device=loaded.device)
+        width = encode(silence).shape[-1]
+    source = FeatureSource(facts, loaded.trained.weights_hash, _digest(settings), (width,))
+    return SoundExtractor(encode, view, source, loaded.device, loaded.autocast, part_s)
 
 
 def _clip_vectors(model: VideoModel) -> Encode:
@@ -211,7 +243,9 @@ def _build(name: str, pretrained: bool) -> ImageBackbone:
         ) from error
 
 
-def find_extractor(source: FeatureSource, given: str | None = None, *, device: str = "auto") -> Extractor:
+def find_extractor(
+    source: FeatureSource, given: str | None = None, *, device: str = "auto"
+) -> Extractor | SoundExtractor:
     """Make the extractor that made some features again, and check that it is the same.
 
     Args:

@@ -17,8 +17,9 @@ from reeltag.data.views import TestView
 from reeltag.errors import MediaError, StoreError
 from reeltag.inference.extractor import coded, find_extractor
 from reeltag.inference.load import Loaded, load_trained
+from reeltag.inference.sound_extractor import SoundExtractor
 from reeltag.inputs import modalities_of
-from reeltag.media import Video, open_media, open_video
+from reeltag.media import Sound, Video, open_media
 from reeltag.models.scoring import score_batch
 from reeltag.schema import Tags
 
@@ -34,9 +35,14 @@ class VideoFeatures:
         self.coding = trained.features.coding(trained.path)
         self.view = FeatureTestView(trained.recipe.data, trained.recipe.test)
 
-    def batch(self, video: Video, name: str) -> dict[str, Tensor]:
+    def batch(self, video: Video | Sound, name: str) -> dict[str, Tensor]:
         """Return a batch of one video: `features` (1, V, T, D) as a store would give them back, and `mask`."""
-        features, times = self.extractor.of_video(video)
+        if isinstance(self.extractor, SoundExtractor):
+            features, times = self.extractor.of_video(video, name)
+        elif isinstance(video, Sound):
+            raise FileSource(name, video).no_pictures()
+        else:
+            features, times = self.extractor.of_video(video)
         stored = self.coding.decode(coded(self.coding, features, name))
         generator = torch.Generator().manual_seed(0)
         views, _ = self.view.render(stored[self.view.choose(len(times), rate_of(times), generator)], generator)
@@ -66,6 +72,11 @@ class Tagger:
             self.view = TestView(recipe.data, recipe.test, self.modalities)
         self.label_names = loaded.trained.label_names
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The modalities of a file that are used where it has them."""
+        return self.modalities if self.features is None else (self.features.extractor.modality,)
+
     @classmethod
     def from_pretrained(
         cls, path: str | Path, *, device: str = "auto", checkpoint: str = "last", extractor: str | None = None
@@ -89,10 +100,10 @@ class Tagger:
         Raises:
             MediaError: the file cannot be read, or has nothing of what the model takes; `.reason` says why.
         """
-        used: list[str] = ["rgb"]
         missing: list[str] = []
         if self.features is not None:
-            with open_video(video) as opened:
+            used = [self.features.extractor.modality]
+            with open_media(video) as opened:
                 batch = self.features.batch(opened, str(video))
                 duration_s, damaged = opened.duration_s, opened.damaged
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from reeltag.models import MODELS
 from reeltag.models.sound import SoundModel, waveform_check
 
 Size = tuple[int, int]
+Shorter = Literal["refuse", "tile", "zeros"]
 # Kernels and widths of the two parts: (width, kernel, stride) of a convolution, or the kernel of a max-pool.
 Part = tuple[tuple[int, Size, Size] | Size, ...]
 _ONE: Size = (1, 1)
@@ -53,13 +55,13 @@ class EnvNet(SoundModel):
     Args:
         parts: `V1` or `V2`.
         rate_hz: of the waveform.
-        num_samples: N; the first dense layer is made for it, and `forward` takes no other length.
+        num_samples: N; the first dense layer is made for it, and `forward` takes no more.
         num_labels: L.
+        shorter: what is done with a waveform of fewer samples: `refuse` it, play it again (`tile`) or put `zeros` on
+            both sides. With crops of random length (Alibaba 2019) N is the longest.
         dropout: probability after the two hidden dense layers.
         bn_eps: 2e-5 as in the papers' framework; the published port of the weights has 1e-5.
     """
-
-    fixed_length = True
 
     def __init__(
         self,
@@ -70,9 +72,13 @@ class EnvNet(SoundModel):
         *,
         dropout: float = 0.5,
         bn_eps: float = 2e-5,
+        shorter: Shorter = "refuse",
     ) -> None:
         super().__init__()
+        if shorter not in get_args(Shorter):
+            raise ValueError(f"shorter is one of {', '.join(get_args(Shorter))}, got {shorter!r}")
         self.rate_hz, self.num_samples = rate_hz, num_samples
+        self.shorter, self.fixed_length = shorter, shorter == "refuse"
         self.along_time, width = _layers(parts[0], 1, bn_eps)
         self.on_picture, _ = _layers(parts[1], 1, bn_eps)
         rows, columns = self._picture(parts, width)
@@ -102,9 +108,19 @@ class EnvNet(SoundModel):
         """Return the two convolutional parts."""
         return [self.along_time, self.on_picture]
 
+    def _whole(self, waveform: Tensor) -> Tensor:
+        """Return waveforms (B, num_samples) of shorter ones, as `shorter` says."""
+        missing = self.num_samples - waveform.shape[1]
+        if missing <= 0 or self.shorter == "refuse":
+            return waveform
+        if self.shorter == "zeros":
+            return nn.functional.pad(waveform, (missing // 2, missing - missing // 2))
+        return waveform.repeat(1, -(-self.num_samples // waveform.shape[1]))[:, : self.num_samples]
+
     def forward_features(self, waveform: Tensor) -> Tensor:
         """Return the map (B, C, h, w) of waveforms (B, num_samples)."""
-        waveform_check(waveform, self.num_samples)
+        waveform_check(waveform, 1)
+        waveform = self._whole(waveform)
         if waveform.shape[1] != self.num_samples:
             raise ValueError(
                 f"this network takes {self.num_samples} samples, the waveform has {waveform.shape[1]}; crop or tile "
@@ -120,12 +136,28 @@ class EnvNet(SoundModel):
 
 
 @MODELS.register("envnet")
-def envnet(*, num_labels: int, num_samples: int = 24014, dropout: float = 0.5, bn_eps: float = 2e-5) -> EnvNet:
+def envnet(
+    *,
+    num_labels: int,
+    rate_hz: int = 16000,
+    num_samples: int = 24014,
+    shorter: Shorter = "refuse",
+    dropout: float = 0.5,
+    bn_eps: float = 2e-5,
+) -> EnvNet:
     """Build EnvNet (ICASSP 2017) on 1.5 s at 16 kHz."""
-    return EnvNet(V1, 16000, num_samples, num_labels, dropout=dropout, bn_eps=bn_eps)
+    return EnvNet(V1, rate_hz, num_samples, num_labels, dropout=dropout, bn_eps=bn_eps, shorter=shorter)
 
 
 @MODELS.register("envnet_v2")
-def envnet_v2(*, num_labels: int, num_samples: int = 66650, dropout: float = 0.5, bn_eps: float = 2e-5) -> EnvNet:
+def envnet_v2(
+    *,
+    num_labels: int,
+    rate_hz: int = 44100,
+    num_samples: int = 66650,
+    shorter: Shorter = "refuse",
+    dropout: float = 0.5,
+    bn_eps: float = 2e-5,
+) -> EnvNet:
     """Build EnvNet-v2 (arXiv:1711.10282) on 1.5 s at 44.1 kHz."""
-    return EnvNet(V2, 44100, num_samples, num_labels, dropout=dropout, bn_eps=bn_eps)
+    return EnvNet(V2, rate_hz, num_samples, num_labels, dropout=dropout, bn_eps=bn_eps, shorter=shorter)

@@ -138,10 +138,10 @@ class FusionModel(VideoModel, TrainsItself):
 
     def _present_token(self, name: str, clip: Tensor, there: Tensor) -> Tensor:
         """Return the tokens (B, width) of a stream for the clips that are there (B,), and zeros for the others."""
-        if torch.compiler.is_compiling():  # a graph has no shapes that depend on values: compute all, then mask
+        rows = _places(there)
+        if rows is None:  # compute all, then mask
             places = there.view(-1, *[1] * (clip.ndim - 1))
             return self._token(name, clip.masked_fill(~places, 0)).masked_fill(~there.unsqueeze(1), 0)
-        rows = there.nonzero().squeeze(1)
         if len(rows) == len(clip):
             return self._token(name, clip)
         whole = torch.zeros(len(clip), self.num_features, device=clip.device)
@@ -203,7 +203,8 @@ class FusionModel(VideoModel, TrainsItself):
         tokens, there = self._kept.take()
         own = whole * 0
         for column in range(len(self.modalities)):
-            rows = there[:, column].nonzero().squeeze(1)
+            rows = _places(there[:, column])
+            rows = torch.arange(len(there), device=there.device) if rows is None else rows
             if len(rows):
                 only = torch.zeros_like(there[rows])
                 only[:, column] = True
@@ -219,6 +220,13 @@ class FusionModel(VideoModel, TrainsItself):
         """
         tokens, there = self.forward_features(clips, present)
         return modality_contributions(lambda mask: self.forward_head((tokens, mask)), there)
+
+
+def _places(there: Tensor) -> Tensor | None:
+    """Return where (B,) is True; None where a graph is made, or a meta tensor counted: no shape may follow a value."""
+    if torch.compiler.is_compiling() or there.is_meta:
+        return None
+    return there.nonzero().squeeze(1)
 
 
 def _projection(stream: VideoModel, width: int) -> nn.Module:

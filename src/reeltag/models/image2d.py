@@ -108,23 +108,27 @@ def _timm_net(name: str, in_channels: int, pretrained: bool, options: dict[str, 
 
 
 def fit_input_channels(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights whose first convolution takes as many channels as `own` does.
+    """Return weights whose first convolutions take as many channels as those of `own`.
 
     Paper: Wang et al. Temporal Segment Networks. ECCV 2016, arXiv:1608.00859, section 3.2 (cross-modality
     pre-training): the kernels are averaged over the input channels, and every new channel gets that mean.
 
     Args:
-        weights: of a network that differs from `own` by its input channels at most.
+        weights: of a network that differs from `own` by its input channels at most. The first kernel that differs says
+            how; a network with several paths, such as SlowFast, has others that differ in the same way.
         own: the state dict to fit; only its shapes are read.
     """
     fitted = dict(weights)
+    change: tuple[int, int] | None = None
     for key, tensor in own.items():
         given = fitted.get(key)
         if given is None or given.ndim < 4 or given.shape == tensor.shape:
             continue
-        if (given.shape[0], *given.shape[2:]) == (tensor.shape[0], *tensor.shape[2:]):
-            fitted[key] = given.mean(1, keepdim=True).expand(tensor.shape).contiguous()
-        break  # the first convolution alone; another mismatch is an error for whoever loads
+        change = change or (given.shape[1], tensor.shape[1])
+        alike = (given.shape[0], *given.shape[2:]) == (tensor.shape[0], *tensor.shape[2:])
+        if not alike or (given.shape[1], tensor.shape[1]) != change:
+            break  # an error for whoever loads
+        fitted[key] = given.mean(1, keepdim=True).expand(tensor.shape).contiguous()
     return fitted
 
 

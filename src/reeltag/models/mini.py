@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reeltag.layers.pixel_norm import PixelNorm
+from reeltag.layers.pixel_norm import pixel_norm_for
 from reeltag.models import BACKBONES
 from reeltag.models.image2d import ImageBackbone
 
@@ -88,5 +88,5 @@ def mini(*, in_channels: int = 3, widths: tuple[int, ...] = (32, 64, 128), grid:
     """
     if grid < 1:
         raise ValueError(f"grid is the side of a grid of cells and must be at least 1, got {grid}")
-    norm = PixelNorm((0.5,) * in_channels, (0.25,) * in_channels)
+    norm = pixel_norm_for(in_channels, (0.5,) * 3, (0.25,) * 3)
     return ImageBackbone(MiniNet(tuple(widths), in_channels, grid), widths[-1] * grid**2, norm)

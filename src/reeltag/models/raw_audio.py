@@ -66,13 +66,12 @@ class RawAudioNet(SoundModel):
         name: of `STAGES`.
         num_labels: L.
         dropout: probability before the classifier; the paper has none.
+        rate_hz: of the waveform; the paper's is 8 kHz, and its clips have 4 s.
     """
 
-    rate_hz = 8000
-    num_samples = 32000
-
-    def __init__(self, name: str, num_labels: int, *, dropout: float = 0.0) -> None:
+    def __init__(self, name: str, num_labels: int, *, dropout: float = 0.0, rate_hz: int = 8000) -> None:
         super().__init__()
+        self.rate_hz, self.num_samples = rate_hz, 4 * rate_hz
         stages, width = STAGES[name], STEM[name]
         self.last_pool = name in ("m3", "m5")
         self.stem = nn.Conv1d(1, width, _KERNEL, _STRIDE)
@@ -114,30 +113,30 @@ class RawAudioNet(SoundModel):
 
 
 @MODELS.register("m3")
-def m3(*, num_labels: int, dropout: float = 0.0) -> RawAudioNet:
+def m3(*, num_labels: int, dropout: float = 0.0, rate_hz: int = 8000) -> RawAudioNet:
     """Build M3 (arXiv:1610.00087) on raw waveforms at 8 kHz."""
-    return RawAudioNet("m3", num_labels, dropout=dropout)
+    return RawAudioNet("m3", num_labels, dropout=dropout, rate_hz=rate_hz)
 
 
 @MODELS.register("m5")
-def m5(*, num_labels: int, dropout: float = 0.0) -> RawAudioNet:
+def m5(*, num_labels: int, dropout: float = 0.0, rate_hz: int = 8000) -> RawAudioNet:
     """Build M5 (arXiv:1610.00087) on raw waveforms at 8 kHz."""
-    return RawAudioNet("m5", num_labels, dropout=dropout)
+    return RawAudioNet("m5", num_labels, dropout=dropout, rate_hz=rate_hz)
 
 
 @MODELS.register("m11")
-def m11(*, num_labels: int, dropout: float = 0.0) -> RawAudioNet:
+def m11(*, num_labels: int, dropout: float = 0.0, rate_hz: int = 8000) -> RawAudioNet:
     """Build M11 (arXiv:1610.00087) on raw waveforms at 8 kHz."""
-    return RawAudioNet("m11", num_labels, dropout=dropout)
+    return RawAudioNet("m11", num_labels, dropout=dropout, rate_hz=rate_hz)
 
 
 @MODELS.register("m18")
-def m18(*, num_labels: int, dropout: float = 0.0) -> RawAudioNet:
+def m18(*, num_labels: int, dropout: float = 0.0, rate_hz: int = 8000) -> RawAudioNet:
     """Build M18 (arXiv:1610.00087) on raw waveforms at 8 kHz."""
-    return RawAudioNet("m18", num_labels, dropout=dropout)
+    return RawAudioNet("m18", num_labels, dropout=dropout, rate_hz=rate_hz)
 
 
 @MODELS.register("m34_res")
-def m34_res(*, num_labels: int, dropout: float = 0.0) -> RawAudioNet:
+def m34_res(*, num_labels: int, dropout: float = 0.0, rate_hz: int = 8000) -> RawAudioNet:
     """Build M34-res (arXiv:1610.00087) on raw waveforms at 8 kHz."""
-    return RawAudioNet("m34_res", num_labels, dropout=dropout)
+    return RawAudioNet("m34_res", num_labels, dropout=dropout, rate_hz=rate_hz)

@@ -23,7 +23,7 @@ class SoundModel(VideoModel):
     input_kind: ClassVar[InputKind] = "waveform"
     rate_hz: int
     num_samples: int
-    fixed_length: ClassVar[bool] = False
+    fixed_length: bool = False
 
     def example_input(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         """Return waveforms (B, num_samples) drawn in [-1, 1) on the model's device."""

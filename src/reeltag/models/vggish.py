@@ -73,6 +73,7 @@ class VGGish(SoundModel):
 
     rate_hz = 16000
     num_samples = 32000
+    part_s = 0.96  # of a patch: 96 frames, 10 ms apart
 
     def __init__(self, net: VGGishNet, frames: FrameSet, postprocess: Postprocess = "none") -> None:
         super().__init__()
@@ -126,6 +127,10 @@ class VGGish(SoundModel):
         if self.postprocess == "components":
             return self.pproc(embeddings)
         return features_of_levels(self.pproc.levels(embeddings, "nearest" if self.postprocess == "nearest" else "down"))
+
+    def frame_features(self, waveform: Tensor) -> Tensor:
+        """Return one vector a patch, (B, n, 128), of waveforms (B, N): what `reeltag extract` stores."""
+        return self.forward_features(waveform)
 
     def forward_head(self, features: Tensor, *, pre_logits: bool = False) -> Tensor:
         """Return (B, L) logits of features (B, n, 128), or the vector before the last layer with `pre_logits`."""
