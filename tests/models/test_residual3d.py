@@ -91,6 +91,17 @@ def test_space_max_head_by_hand():
     assert net.forward_head(features, pre_logits=True).tolist() == [[4.0, -1.0]]  # (5 + 3) / 2, (0 - 2) / 2
 
 
+def test_cells_head_by_hand():
+    net = create_model("r3d_mini", num_labels=2, widths=(1, 1, 1), head_pool="cells", cells=(2, 1, 2)).eval()
+    assert net.num_features == 4
+    features = torch.tensor([[1.0, 5.0, 2.0, 0.0], [3.0, 4.0, -1.0, 6.0]]).view(1, 1, 2, 1, 4)  # two frames of 1 x 4
+    assert net.forward_head(features, pre_logits=True).tolist() == [[5.0, 2.0, 4.0, 6.0]]
+    with torch.no_grad():
+        net.classifier.weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 1.0], [-1.0, 0.0, 1.0, 0.0]]))
+    assert net.forward_head(features).tolist() == [[6.0, -1.0]]  # when and where count
+    assert net(torch.rand(2, 5, 3, 40, 40)).shape == (2, 2)  # frames and sizes other than the default pool to as many
+
+
 @pytest.mark.parametrize(
     ("name", "shape"), [("r3d_18", (2, 2)), ("mc3_18", (8, 2)), ("r2plus1d_18", (1, 2)), ("r3d_mini", (8, 4))]
 )
@@ -230,6 +241,8 @@ def test_c3d_of_quo_vadis_halves_time_first():
         ("p3d_63", {"forms": "ABD"}, "cycle of the letters A, B and C such as 'ABC', got 'ABD'"),
         ("c3d", {"first_pool_frames": 3}, "is 1 or 2, got 3"),
         ("r3d_mini", {"dropout": 1.0}, "a probability in"),
+        ("r3d_mini", {"head_pool": "cells", "cells": (4, 0, 4)}, "cells are three counts from 1 on"),
+        ("r3d_mini", {"head_pool": "max"}, "'mean', 'space_max' or 'cells', got 'max'"),
         ("r3d_mini", {"temporal_init": "zero"}, "temporal_init is 'normal' or 'shift', got 'zero'"),
         ("r3d_mini", {"frames_seen_by": "none"}, "frames_seen_by is 'first' or 'both', got 'none'"),
     ],
