@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def a_weighting_db(frequencies_hz: Tensor) -> Tensor:
 def sound_pressure_db(wave: Tensor, rate_hz: int) -> float:
     """Return how loud a sound is at its loudest moment: the largest A-weighted power of a frame, in dB, at least -80.
 
-    Power spectra of Hann windows that overlap by half, without padding. Paper: Tokozume, Ushiku, Harada,
+    Power spectra of Hann windows that overlap by half, without padding, in the precision of the wave. Paper: Tokozume, Ushiku, Harada,
     arXiv:1711.10282, section 3.2 and appendix; the published code knows 16 and 44.1 kHz alone, other rates take the
     power of two that is nearest in time.
 
@@ -45,15 +46,21 @@ def sound_pressure_db(wave: Tensor, rate_hz: int) -> float:
     if wave.ndim != 1 or not wave.numel():
         raise ValueError(f"a sound is (N,) with at least one sample, got {tuple(wave.shape)}")
     size = 1 << round(math.log2(rate_hz * _FFT_S))
-    samples = wave.detach().double()
+    samples = wave.detach()
     if len(samples) < size:
         samples = torch.nn.functional.pad(samples, (0, size - len(samples)))
-    window = torch.hann_window(size, periodic=True, dtype=torch.float64)
-    frames = samples.unfold(0, size, size // 2)  # (frames, size)
-    power = torch.fft.rfft(frames * window).abs().square()
-    weights = a_weighting_db(torch.linspace(0, rate_hz / 2, size // 2 + 1, dtype=torch.float64))
-    heard = (power * 10 ** (weights / 10)).sum(1)
-    return float(10 * heard.clamp(min=10 ** (FLOOR_DB / 10)).log10().max())
+    window, weights = _window_and_weights(size, rate_hz, samples.dtype)
+    frames = samples.unfold(0, size, size // 2) * window  # (frames, size)
+    power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(2)
+    loudest = float((power @ weights).max())
+    return 10 * math.log10(max(loudest, 10 ** (FLOOR_DB / 10)))
+
+
+@lru_cache(maxsize=8)
+def _window_and_weights(size: int, rate_hz: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    frequencies = torch.linspace(0, rate_hz / 2, size // 2 + 1, dtype=torch.float64)
+    weights = 10 ** (a_weighting_db(frequencies) / 10)
+    return torch.hann_window(size, periodic=True, dtype=torch.float64).to(dtype), weights.to(dtype)
 
 
 def pressure_share(first_db: float, second_db: float, ratio: float) -> float:

@@ -23,10 +23,10 @@ def change_speed(wave: Tensor, factor: float) -> Tensor:
     if factor <= 0 or num_samples < 1:
         raise ValueError(f"{len(wave)} samples cannot be stretched by {factor}: at least one must be left")
     places = torch.arange(num_samples, dtype=torch.float64) / factor
-    left = places.long().clamp(max=len(wave) - 1)
-    right = (left + 1).clamp(max=len(wave) - 1)
-    share = (places - places.long()).to(wave.dtype)
-    return wave[left] * (1 - share) + wave[right] * share
+    left = places.long().clamp_(max=len(wave) - 1)
+    right = (left + 1).clamp_(max=len(wave) - 1)
+    share = places.frac_().to(wave.dtype)
+    return wave.index_select(0, left) * (1 - share) + wave.index_select(0, right) * share
 
 
 def amplify(wave: Tensor, gain_db: float) -> Tensor:

@@ -83,6 +83,7 @@ def logmel(
     backbone: str,
     num_labels: int,
     spectrogram: str = "speech",
+    spectrogram_options: dict[str, Any] | None = None,
     seconds: float = 2.0,
     dropout: float = 0.2,
     max_frames: int = 0,
@@ -91,8 +92,20 @@ def logmel(
     pretrained: bool = False,
     backbone_options: dict[str, Any] | None = None,
 ) -> SpectrogramNet:
-    """Build any image network on a log-mel spectrogram; `max_frames` and `max_bands` turn SpecAugment on."""
-    settings = preset(spectrogram)
+    """Build any image network on a log-mel spectrogram.
+
+    Args:
+        backbone: of `BACKBONES`, or a timm name.
+        num_labels: L.
+        spectrogram: a preset's name; `spectrogram_options` changes some of its `SpectrogramSettings`, as a longer hop.
+        seconds: of `example_input`.
+        dropout: probability on the pooled features.
+        max_frames: the widest stretch of time that SpecAugment blanks; `max_bands` the widest of frequency.
+        head_std: see `VideoModel`.
+        pretrained: image weights of the backbone.
+        backbone_options: its own options.
+    """
+    settings = preset(spectrogram, **(spectrogram_options or {}))
     net = build_backbone(backbone, in_channels=1, pretrained=pretrained, **(backbone_options or {}))
     return SpectrogramNet(
         LogMel(settings),
@@ -113,6 +126,7 @@ def mfcc(
     backbone: str,
     num_labels: int,
     spectrogram: str = "speech",
+    spectrogram_options: dict[str, Any] | None = None,
     num_coefficients: int = 40,
     seconds: float = 2.0,
     dropout: float = 0.2,
@@ -123,7 +137,7 @@ def mfcc(
     backbone_options: dict[str, Any] | None = None,
 ) -> SpectrogramNet:
     """Build any image network on mel-frequency cepstral coefficients."""
-    settings = preset(spectrogram)
+    settings = preset(spectrogram, **(spectrogram_options or {}))
     net = build_backbone(backbone, in_channels=1, pretrained=pretrained, **(backbone_options or {}))
     return SpectrogramNet(
         Mfcc(settings, num_coefficients),
