@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +117,10 @@ def table(trained: Trained, shards: Path, split: str, groups: Groups) -> dict[st
     """
     rows: dict[str, Any] = {}
     single = {name: run.scores for name, run in trained.single.items()}
-    heard = {video for video, there in zip(single["audio"].video_ids, _covered(single["audio"]), strict=True) if there}
+    heard = [video for video, there in zip(single["audio"].video_ids, _covered(single["audio"]), strict=True) if there]
 
     def add(name: str, scores: Scores) -> None:
-        rows[name] = {**by_group(scores, groups), "with_sound": by_group(kept(scores, heard.__contains__), groups)}
+        rows[name] = {**by_group(scores, groups), "with_sound": by_group(scores.rows(heard), groups)}
 
     for name, scores in single.items():
         add(name, scores)
@@ -151,17 +151,6 @@ def by_group(scores: Scores, groups: Groups) -> dict[str, float]:
         columns = [scores.label_names.index(name) for name in names]
         found[group] = METRICS["map_macro"](scores.values[:, columns], targets[:, columns])
     return {group: round(value, 4) for group, value in found.items()}
-
-
-def kept(scores: Scores, wanted: Callable[[str], bool]) -> Scores:
-    """Return the scores of some videos."""
-    rows = [row for row, video in enumerate(scores.video_ids) if wanted(video)]
-    assert scores.targets is not None
-    return replace(
-        scores, video_ids=[scores.video_ids[row] for row in rows], values=scores.values[rows],
-        targets=scores.targets[rows], ignore=None if scores.ignore is None else scores.ignore[rows],
-        views=None, view_names=[], covered=None if scores.covered is None else scores.covered[rows],
-    )  # fmt: skip
 
 
 def _covered(scores: Scores) -> Any:

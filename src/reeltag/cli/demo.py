@@ -15,7 +15,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Within a minute: few clips, appearance alone.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make clips, train a tagger, evaluate it, write a report, and tag a clip that it never saw.
+    """Make clips, train on pictures, flow and sound, fuse them, write a report, and tag a clip that they never saw.
 
     Example: reeltag demo --quick --out /tmp/demo
     """
@@ -23,15 +23,18 @@ def demo(
 
     result = run_demo(out or _free_folder(), quick=quick, console=log())
     if as_json:
-        print_json({"report": str(result.report), "run": str(result.run), "measured": result.measured,
+        print_json({"report": str(result.report), "runs": {name: str(run) for name, run in result.runs.items()},
+                    "ensemble": str(result.ensemble), "measured": result.measured, "seconds": round(result.seconds, 1),
                     "truth": result.truth, "tags": result.tags.to_dict(5)})  # fmt: skip
         return
-    groups = ("appearance", "motion", "order", "scene")
-    print_table(["labels", "mean AP on unseen clips"], [(name, result.measured[name]) for name in groups])
+    groups = ("appearance", "motion", "order", "scene", "sound")
+    rows = [(name, *(found[group] for group in groups)) for name, found in result.measured.items()]
+    print("mean AP on unseen clips, by kind of label:")
+    print_table(["model", *groups], rows)
     print(f"an unseen clip, {result.tags.video}, carries {', '.join(result.truth)}; its five best tags:")
     print_table(["label", "score"], list(zip(result.tags.labels[:5], result.tags.scores[:5], strict=True)))
-    print(f"report: {result.report}   ({result.measured['seconds']:.0f} s in all)")
-    print(f"next: reeltag tag {result.run} YOUR_VIDEO.mp4")
+    print(f"report: {result.report}   ({result.seconds:.0f} s in all)")
+    print(f"next: reeltag tag {next(iter(result.runs.values()))} YOUR_VIDEO.mp4")
 
 
 def _free_folder() -> Path:
