@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from reeltag.bench.flow import DIRECTIONS, moved, pair_numbers, waves
+from reeltag.data.minimoments.write import plan_clips, render_clip
 from reeltag.errors import ReeltagError
 from reeltag.media.flow import (
     compute_flow,
@@ -24,21 +26,13 @@ from reeltag.media.flow import (
 )
 from reeltag.media.transforms import HorizontalFlip, TimeReverse, VerticalFlip, negated
 
-WAVES = 24
 BYTES = torch.arange(1, 256, dtype=torch.uint8)
 ALWAYS = torch.Generator()
 
 
 def texture(x_px: float, y_px: float, *, height: int = 96, width: int = 128, seed: int = 0) -> torch.Tensor:
-    """A sum of plane waves 12 to 60 px long, moved by (x_px, y_px): uint8 (3, H, W), exact for any shift."""
-    random = np.random.default_rng(seed)
-    angle, length = random.uniform(0, 2 * np.pi, WAVES), random.uniform(12, 60, WAVES)
-    phase = random.uniform(0, 2 * np.pi, WAVES)
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    along = (x - x_px)[..., None] * np.cos(angle) + (y - y_px)[..., None] * np.sin(angle)
-    level = np.sin(2 * np.pi * along / length + phase).sum(-1) / np.sqrt(WAVES / 2)  # (H, W), deviation 1
-    grey = np.clip(128 + 50 * level, 0, 255).round().astype(np.uint8)
-    return torch.from_numpy(grey).expand(3, -1, -1)
+    """A smooth grey picture, moved by (x_px, y_px) exactly: uint8 (3, H, W)."""
+    return waves(x_px, y_px, height, width, seed=seed)
 
 
 @pytest.mark.parametrize("method", ["tvl1", "dis"])
@@ -123,6 +117,16 @@ def test_tiny_and_narrow_pictures_do_not_end_the_process():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_minimoments_calls_left_is_left():
+    """Against the background, which drifts by itself."""
+    plans = plan_clips(0, 0, 60, seed=0)
+    for label, (axis, sign) in DIRECTIONS.items():
+        plan = next(plan for plan in plans if plan.motion == label)
+        pixels = render_clip(plan, 0)[0]
+        frames = torch.from_numpy(pixels[pair_numbers(len(pixels))]).permute(0, 3, 1, 2)
+        assert sign * moved(frames, "dis")[axis] > 0.05, label
 
 
 def test_pairs_past_the_end_are_the_last_that_exist():
