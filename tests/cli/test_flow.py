@@ -6,22 +6,8 @@ import sys
 import pytest
 import torch
 
-from reeltag.cli import main
 from reeltag.data.flow_store import FlowStore
 from reeltag.data.manifest import Manifest
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*arguments, code=0):
-        monkeypatch.setattr("sys.argv", ["reeltag", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capsys.readouterr()
-        assert (left.value.code or 0) == code, captured.err
-        return captured.err if code == 2 else captured.out
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -11,21 +11,6 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from reeltag.cli import main
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    def run(*arguments, code=0):
-        monkeypatch.setattr("sys.argv", ["reeltag", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        captured = capsys.readouterr()
-        assert (left.value.code or 0) == code, captured.err
-        return captured.out
-
-    return run
-
 
 def test_evaluate_prints_and_writes_every_metric(call, mini_run, mini_packed):
     found = json.loads(call("evaluate", mini_run, "--manifest", mini_packed, "--split", "test", "--json"))

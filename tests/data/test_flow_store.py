@@ -169,6 +169,16 @@ def test_flow_of_a_pack_is_that_of_its_frames(clips, tmp_path):
         write_flow(videos, tmp_path / "other", replace(DIS, max_frames=3), workers=0)
 
 
+def test_a_pack_that_was_made_anew_is_opened_anew(clips, tmp_path):
+    for number, row in enumerate((0, 1)):
+        shutil.rmtree(tmp_path / "pack", ignore_errors=True)
+        pack(clips.take([row]), tmp_path / "pack", store="raw", short_side_px=40, max_frames=2, workers=0)
+        videos = PackedVideos(tmp_path / "pack")
+        write_flow(videos, tmp_path / str(number), DIS, workers=0)
+        expected = quantise(compute_flow(videos.frames(0, [0, 1]), [(0, 1)], "dis"))
+        assert torch.equal(FlowStore(tmp_path / str(number)).flow(0, [0]), expected)
+
+
 def test_long_clips_are_computed_in_parts(clips, stored, tmp_path, monkeypatch):
     monkeypatch.setattr("reeltag.data.flow_clip._CHUNK_FRAMES", 8)
     write_flow(clips.take([1]), tmp_path, DIS, workers=0)

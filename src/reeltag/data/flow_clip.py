@@ -74,10 +74,11 @@ class FlowSettings:
 
 @dataclass(frozen=True)
 class PackedClip:
-    """What a worker is told of packed frames: the folder, and the row in it."""
+    """What a worker is told of packed frames: the folder, its content (a digest), and the row in it."""
 
     row: int
     folder: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def encode_flow(clip: Clip | PackedClip, settings: FlowSettings, function: FlowF
     """
     method = function or cast(FlowMethod, settings.method)
     if isinstance(clip, PackedClip):
-        videos, row = _opened(clip.folder), clip.row
+        videos, row = _opened(clip.folder, clip.content), clip.row
         if not videos.num_frames(row):
             return StoredClip(row, bad={"reason": "not_video", "message": "sound without pictures has no flow"})
         times = np.asarray(videos.info(row)["times_s"], dtype=np.float64)
@@ -126,8 +127,8 @@ def _packed_frames(videos: PackedVideos, row: int, at: NDArray[np.int64]) -> Ten
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str) -> PackedVideos:
-    """Open the pack once a process: its manifest may be large."""
+def _opened(folder: str, content: str) -> PackedVideos:
+    """Open the pack once a process, and again when it holds something else: its manifest may be large."""
     return PackedVideos(folder)
 
 

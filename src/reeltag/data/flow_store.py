@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -189,5 +190,6 @@ def _of_files(manifest: Manifest) -> tuple[Manifest, list[str], Item]:
 
 def _of_pack(videos: PackedVideos) -> tuple[Manifest, list[str], Item]:
     extra = {name: column for name, column in videos.manifest.extra.items() if name not in INDEX_COLUMNS}
-    folder = os.path.abspath(videos.folder)
-    return replace(videos.manifest, extra=extra), list(videos.digests), lambda row: PackedClip(row, folder)
+    folder, content = os.path.abspath(videos.folder), " ".join(videos.digests)
+    content = hashlib.sha256(content.encode()).hexdigest()
+    return replace(videos.manifest, extra=extra), list(videos.digests), lambda row: PackedClip(row, folder, content)

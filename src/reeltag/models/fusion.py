@@ -46,8 +46,8 @@ class FusionModel(VideoModel, TrainsItself):
     """One stream a modality, each to one token; what stands behind reads the tokens that are there.
 
     A modality that a clip has not is left out, whatever stands in its place, even NaN: the clip does not enter that
-    stream (nor its batch statistics in training), and its token is masked. A clip without any modality gets the
-    logits that no evidence gives, in effect the label frequencies.
+    stream (nor its batch statistics in training), and its token is masked. All clips without any modality get the same
+    logits.
 
     In training, `modality_dropout` hides present modalities at random (Neverova et al. ModDrop. arXiv:1501.00102,
     section 3.3), so that the rest learns to do without; one always remains. `alone` adds to the loss what each modality
