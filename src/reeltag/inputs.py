@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 from reeltag.data.footage import FeatureFootage, Footage, MediaFootage, PackedFootage
 from reeltag.data.sound_views import test_samples, training_samples
 from reeltag.errors import RecipeError
@@ -122,11 +126,22 @@ def _check_flow(model: VideoModel, recipe: Recipe, footage: MediaFootage, *, alo
 
         require_opencv(flow.method)
         return
-    settings = footage.flow.settings
-    for key in ("method", "step", "bound_px", "form", "fps"):
-        stored = settings[key] if isinstance(settings, dict) else getattr(settings, key)
-        if stored != getattr(flow, key):
+    for key, stored, wanted in _of_stored_flow(recipe, footage, footage.flow.settings):
+        if stored != wanted:
             raise RecipeError(
-                f"the stored flow has {key}={stored}, and the recipe data.flow.{key}={getattr(flow, key)}; set the one "
-                "that you mean, or store the flow again"
+                f"the stored flow has {key}={stored}, and the recipe data.flow.{key}={wanted}; set the one that you "
+                "mean, or store the flow again"
             )
+
+
+def _of_stored_flow(recipe: Recipe, footage: MediaFootage, settings: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what must be equal, so that a vector means the same in the store and where flow is made of frames."""
+    flow = recipe.data.motion
+    for key in ("method", "step", "bound_px", "form", "fps"):
+        yield key, settings[key], getattr(flow, key)
+    # What is packed smaller is not enlarged, neither in the store nor here.
+    most = footage.videos.settings["short_side_px"] if isinstance(footage, PackedFootage) else sys.maxsize
+    sizes = [(one["short_side_px"], one["compute_px"]) for one in (settings, flow.model_dump())]
+    (stored, stored_at), (wanted, wanted_at) = [(min(a, most), min(b or a, most)) for a, b in sizes]
+    yield "short_side_px", stored, wanted
+    yield "compute_px", stored_at, wanted_at

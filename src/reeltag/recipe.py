@@ -93,6 +93,13 @@ class DataSection(Section):
             raise ValueError(f"stages must begin at from_epoch 0 and rise, got {starts}")
         return self
 
+    @property
+    def motion(self) -> FlowSection:
+        """The section `flow` with its `short_side_px`, in whose pixels vectors are measured."""
+        if self.flow.short_side_px is not None:
+            return self.flow
+        return self.flow.model_copy(update={"short_side_px": self.short_side_px})
+
     def at_epoch(self, epoch: int) -> DataSection:
         """Return the section with the sizes of the stage that `epoch` lies in."""
         stage = next((stage for stage in reversed(self.stages) if stage.from_epoch <= epoch), None)
@@ -106,6 +113,7 @@ class DataSection(Section):
                 "num_frames": stage.num_frames,
                 "short_side_px": round(self.short_side_px * scale),
                 "short_side_max_px": None if largest is None else round(largest * scale),
+                "flow": self.motion,  # whatever the size of the clip, a vector means the same
                 "stages": [],
             }
         )

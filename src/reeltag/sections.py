@@ -63,9 +63,10 @@ class FlowSection(Section):
     """Optical flow of a clip: how it is made where none is stored, and how it is handed to the network.
 
     Flow at frame i leads to frame i + `step` (of a grid of `fps` frames a second, where that is given). `stack` k hands
-    over the flow at i, i + 1, ..., i + k - 1 as 2k channels. `compute_px` is the short side at which it is computed,
-    that of the frames by default and at most. `bound_px` clips it: this many pixels are 127 steps from the zero at 128.
-    `image` is the form of arXiv:1503.08909: a third channel of zeros.
+    over the flow at i, i + 1, ..., i + k - 1 as 2k channels. Vectors are in pixels of frames with the short side
+    `short_side_px` (that of the recipe's frames, `data.short_side_px`, by default), or of smaller frames their own;
+    `compute_px` is the short side at which they are computed, the same by default. `bound_px` clips them: this many
+    pixels are 127 steps from the zero at 128. `image` is the form of arXiv:1503.08909: a third channel of zeros.
     """
 
     method: Literal["tvl1", "dis", "raft"] = "tvl1"
@@ -73,6 +74,7 @@ class FlowSection(Section):
     stack: Annotated[int, Field(ge=1, le=64)] = 1
     bound_px: Positive = 20.0
     form: Literal["quantised", "image"] = "quantised"
+    short_side_px: Annotated[int, Field(ge=16, le=4096)] | None = None
     compute_px: Annotated[int, Field(ge=16, le=4096)] | None = None
     fps: Positive | None = None
 

@@ -17,7 +17,7 @@ from reeltag.data.sources import FileSource
 from reeltag.data.views import TestView, TrainingView
 from reeltag.media import open_media
 from reeltag.media.encode import write_video
-from reeltag.recipe import DataSection, TestSection
+from reeltag.recipe import DataSection, StageSection, TestSection
 from reeltag.sections import AudioSection, FlowSection, MixSection
 
 ALL = ("rgb", "flow", "audio")
@@ -263,7 +263,8 @@ def test_stored_flow_is_found_by_the_clip_and_used_for_it(files, tmp_path):
     pack(Manifest.read(files / "m.csv"), tmp_path / "packed", store="raw", short_side_px=56, workers=0)
     made = ClipDataset(open_footage(tmp_path / "packed"), TrainingView(DATA, ("rgb", "flow")), seed=3)
     items = [made[1, row, 0] for row in range(4)]
-    write_flow(PackedVideos(tmp_path / "packed"), tmp_path / "packed" / "flow", FlowSettings(method="dis"), workers=0)
+    settings = FlowSettings(method="dis", short_side_px=40)
+    write_flow(PackedVideos(tmp_path / "packed"), tmp_path / "packed" / "flow", settings, workers=0)
     stored = ClipDataset(open_footage(tmp_path / "packed"), TrainingView(DATA, ("rgb", "flow")), seed=3)
     assert stored.footage.flow is not None  # the folder inside the pack
     for row, item in enumerate(items):
@@ -282,6 +283,23 @@ def test_stored_flow_is_found_by_the_clip_and_used_for_it(files, tmp_path):
         assert torch.equal(stacked[0], track[[3, 4]].flatten(0, 1))
     with footage.open(2) as source:
         assert not source.has_flow
+
+
+def test_a_vector_means_the_same_in_a_large_file_and_a_small_pack(files, tmp_path):
+    from reeltag.data.pack import pack
+
+    pack(Manifest.read(files / "m.csv"), tmp_path / "packed", store="raw", short_side_px=40, workers=0)
+    view = TestView(DATA, TestSection(), ("rgb", "flow"))
+    fields = []
+    for data in (files / "m.csv", tmp_path / "packed"):
+        fields.append(ClipDataset(open_footage(data), view, seed=3)[0, 0, 0]["flow"][0].float() - 128)
+    x = [float(field[:, 0, 4:-4, 4:-4].median()) for field in fields]
+    # 2 px of 56 rows are 1.43 of 40, and 20 px are 127 steps
+    assert x == pytest.approx([-2 * 40 / 56 / 20 * 127] * 2, abs=1.5)
+    assert (fields[0] - fields[1]).abs().mean() < 0.5
+    assert DATA.at_epoch(0).motion == DATA.motion
+    small = {"from_epoch": 0, "crop_px": 16, "num_frames": 4}
+    assert DATA.model_copy(update={"stages": [StageSection(**small)]}).at_epoch(0).motion.short_side_px == 40
 
 
 def test_the_image_form_has_a_third_channel_of_zeros(files):

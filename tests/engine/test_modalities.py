@@ -17,7 +17,7 @@ from reeltag.inference.evaluate import evaluate, summary, write_evaluation
 from reeltag.inference.load import load_trained
 from reeltag.metrics.evaluate import evaluate_scores
 from reeltag.recipe import load_recipe
-from reeltag.store.checkpoint import latest_checkpoint, load_checkpoint
+from reeltag.store.checkpoint import latest_checkpoint, load_checkpoint, write_checksums
 from reeltag.store.scores import Scores
 
 SOUND = """
@@ -224,6 +224,36 @@ def test_cost_and_rates_of_sound(recipes, mini_packed, tmp_path):
 def test_what_does_not_fit_is_said_before_training(recipes, mini_packed, recipe, override, message):
     with pytest.raises(RecipeError, match=message):
         build_parts(load_recipe(recipes / f"{recipe}.yaml", [override]), open_footage(mini_packed))
+
+
+def test_stored_flow_of_other_settings_is_refused(recipes, mini_packed, tmp_path):
+    from reeltag.data.flow_clip import FlowSettings
+    from reeltag.data.flow_store import write_flow
+
+    manifest = Manifest.read(mini_packed / "manifest.parquet")
+    settings = {"method": "dis", "short_side_px": 128}  # of frames of 40 px, which are not enlarged
+    write_flow(open_footage(mini_packed).videos, tmp_path / "flow", FlowSettings(**settings), workers=0)
+    footage = open_footage(mini_packed, tmp_path / "flow")
+    assert len(footage.flow.manifest) == len(manifest)
+    build_parts(load_recipe(recipes / "two.yaml"), footage)
+    for override, message in (
+        ("data.flow.bound_px=10", "bound_px=20.0, and the recipe data.flow.bound_px=10"),
+        ("data.flow.method=tvl1", "method=dis"),
+        ("data.flow.short_side_px=32", "short_side_px=40, and the recipe data.flow.short_side_px=32"),
+        ("data.flow.compute_px=20", "compute_px=40, and the recipe data.flow.compute_px=20"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            build_parts(load_recipe(recipes / "two.yaml", [override]), footage)
+
+
+def test_flow_of_a_network_is_missing_when_a_file_is_tagged(two_run, mini_manifest, tmp_path):
+    bundle = write_bundle(read_trained(two_run), tmp_path / "bundle")
+    config = json.loads((bundle / "config.json").read_text())
+    config["recipe"]["data"]["flow"]["method"] = "raft"
+    (bundle / "config.json").write_text(json.dumps(config))
+    write_checksums(bundle)
+    tags = reeltag.Tagger.from_pretrained(bundle, device="cpu")(Manifest.read(mini_manifest).video_path(0))
+    assert (tags.modalities, tags.missing) == (["rgb"], ["flow"])
 
 
 def test_a_pack_without_sound_is_refused(recipes, mini_manifest, tmp_path):

@@ -112,13 +112,13 @@ def _pictures(
     if "rgb" not in wanted:
         if not flow:
             return {}, set()
-        clip, applied = view.render_flow(source.flow_at(indices, view.data.flow), generator)
+        clip, applied = view.render_flow(source.flow_at(indices, view.data.motion), generator)
         return {"flow": clip}, applied
     if not flow:
         clip, applied = view.render(source.frames_at(indices), generator)
         return {"video": clip}, applied
-    source.keep(indices, view.data.flow)
-    frames, field_ = source.frames_at(indices), source.flow_at(indices, view.data.flow)
+    source.keep(indices, view.data.motion)
+    frames, field_ = source.frames_at(indices), source.flow_at(indices, view.data.motion)
     state = generator.get_state()
     clip, applied = view.render(frames, generator)
     generator.set_state(state)  # the flow is cropped and flipped by the same draws

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reeltag.data.manifest import Manifest
-from reeltag.data.pack_clip import shrink
+from reeltag.data.pack_clip import shrink, shrunk_size
 from reeltag.data.shards import PackedVideos
 from reeltag.errors import MediaError
 from reeltag.media import Sound, Video
@@ -97,10 +97,10 @@ class Source(ABC):
         return self._read(indices)
 
     def flow_at(self, indices: Sequence[int], flow: FlowSection) -> Tensor:
-        """Return uint8 (T, 2 * stack, H, W): x and y at i, i + 1, ... for each i of `indices`, zero at 128.
+        """Return uint8 (T, 2 * stack, h, w): x and y at i, i + 1, ... for each i of `indices`, zero at 128.
 
         Where there is no store, it is computed from the frames i and i + step; where i + step is past the end, from the
-        last pair that exists.
+        last pair that exists. It has the size that it is stored or measured at, not that of the frames.
 
         Args:
             indices: frame numbers of the clip.
@@ -129,10 +129,13 @@ class Source(ABC):
         different = sorted(set(pairs))
         numbers = sorted({number for pair in different for number in pair})
         frames = self.frames_at(numbers)
-        shown = shrink(frames, flow.compute_px) if flow.compute_px else frames
+        height, width = frames.shape[2:]
+        size = shrunk_size(height, width, flow.short_side_px or min(height, width))
+        computed_px = flow.compute_px or flow.short_side_px
+        shown = shrink(frames, computed_px) if computed_px else frames
         place = {number: index for index, number in enumerate(numbers)}
         fields = compute_flow(shown, [(place[one], place[other]) for one, other in different], flow.method)
-        stored = quantise(resize_flow(fields, *frames.shape[2:]), flow.bound_px)
+        stored = quantise(resize_flow(fields, *size), flow.bound_px)
         order = {pair: index for index, pair in enumerate(different)}
         return stored[[order[pair] for pair in pairs]]  # (T * stack, 2, H, W)
 

@@ -69,7 +69,9 @@ class Tagger:
             self.features = VideoFeatures(loaded, extractor)
         else:
             self.modalities = modalities_of(recipe, loaded.model)
-            self.view = TestView(recipe.data, recipe.test, self.modalities)
+            # A network is not run on the way for another one's input: such flow is missing, as a silent track is.
+            without = ("flow",) if recipe.data.flow.method == "raft" else ()
+            self.view = TestView(recipe.data, recipe.test, self.modalities, without)
         self.label_names = loaded.trained.label_names
 
     @property
