@@ -30,7 +30,7 @@ def flow(
     manifest: Annotated[Path, typer.Argument(help="The manifest, or a folder that `data pack` wrote.")],
     out: Annotated[Path, typer.Option(help="The folder to write, continue or mend; `flow` in a pack is found there.")],
     method: Annotated[Method | None, typer.Option(help="tvl1 (as published systems), dis (fast) or raft.")] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="The method dis: some fifty times faster than tvl1.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="The method dis: a hundred times faster than tvl1.")] = False,
     weights: Annotated[
         str | None, typer.Option(help="For raft: torchvision's file; or raft_small or raft_large, to download it.")
     ] = None,
