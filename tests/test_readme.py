@@ -21,7 +21,7 @@ def test_commands_exist_and_take_their_options(command, monkeypatch, capsys):
     words = shlex.split(command)
     if words[0] != "reeltag":
         return
-    verb = words[1:3] if words[1] == "data" else words[1:2]
+    verb = words[1:3] if words[1] in ("data", "ensemble") else words[1:2]
     monkeypatch.setattr("sys.argv", ["reeltag", *verb, "--help"])
     with pytest.raises(SystemExit) as left:
         main()
