@@ -56,15 +56,11 @@ def compose(
     (out / "videos").mkdir(parents=True, exist_ok=True)
     labels, paths, silent = [], [], 0
     for row, (own, sound) in enumerate(zip(manifest.labels, chosen, strict=True)):
-        source, path = manifest.video_path(row), out / "videos" / f"{row:04d}.mp4"
-        wave: NDArray[np.float32] | None = None
-        if sound is not None:
-            wave = repeated(read_audio(sound[1], RATE_HZ).numpy(), _duration_s(source))
-        else:
-            silent += 1
-            wave = np.zeros(round(_duration_s(source) * RATE_HZ), np.float32) if silent % 2 else None
+        path = out / "videos" / f"{row:04d}.mp4"
+        silent += sound is None
         if not path.exists():
-            lay_sound(source, path, wave, RATE_HZ)
+            source = manifest.video_path(row)
+            lay_sound(source, path, _wave(source, sound, mute=silent % 2 == 0), RATE_HZ)
         labels.append((*own, first + sound[0]) if sound is not None else own)
         paths.append(str(path.relative_to(out)))
         if progress is not None:
@@ -108,6 +104,9 @@ def repeated(wave: NDArray[np.float32], duration_s: float) -> NDArray[np.float32
     return np.tile(wave, math.ceil(num_samples / len(wave)))[:num_samples]
 
 
-def _duration_s(path: Path) -> float:
-    with open_video(path) as video:
-        return video.duration_s
+def _wave(source: Path, sound: tuple[int, Path] | None, *, mute: bool) -> NDArray[np.float32] | None:
+    with open_video(source) as video:
+        duration_s = video.duration_s
+    if sound is not None:
+        return repeated(read_audio(sound[1], RATE_HZ).numpy(), duration_s)
+    return None if mute else np.zeros(round(duration_s * RATE_HZ), np.float32)
