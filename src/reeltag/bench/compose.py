@@ -60,7 +60,9 @@ def compose(
         silent += sound is None
         if not path.exists():
             source = manifest.video_path(row)
-            lay_sound(source, path, _wave(source, sound, mute=silent % 2 == 0), RATE_HZ)
+            half = path.with_name("half.mp4")  # what a kill leaves is not taken for a video
+            lay_sound(source, half, _wave(source, sound, mute=silent % 2 == 0), RATE_HZ)
+            half.replace(path)
         labels.append((*own, first + sound[0]) if sound is not None else own)
         paths.append(str(path.relative_to(out)))
         if progress is not None:
