@@ -13,6 +13,8 @@ from reeltag.models import MODELS
 SIZES = [
     (r"^(tin|trn|trn_single)_mini$", (8, 32)),  # made for their number of frames
     (r"_mini$", (4, 32)),
+    (r"^p3d_\d+$", (16, 64)),  # halves time four times
+    (r"^mvit_", (16, 224)),  # one size alone
 ]
 FRAMES = {"num_clusters": 4, "groups": 4, "fc": 16, "hidden": 8, "num_layers": 2, "num_kernels": 8}
 SNIPPETS = [f"frames_{name}" for name in ("conv", "late", "slow", "local", "time_conv")]
@@ -30,6 +32,7 @@ STREAMS = {
     for modality, name in (("rgb", "tsm_mini"), ("flow", "tsn_mini"), ("audio", "logmel_mini"))
 }
 OPTIONS = {
+    "c3d": {"num_frames": 8, "size_px": 64},
     "convnet_lstm": {"backbone": "mini"},
     "two_stream_3d_fused": {"backbone": "mini"},
     **{name: {"streams": STREAMS, "width": 16} for name in ("fusion_gated", "fusion_transformer")},
@@ -76,6 +79,10 @@ def stirred(model):
     return model
 
 
+def unreached(model):
+    return [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+
+
 @pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_every_model_is_built_on_the_meta_device_and_gives_logits_at_its_published_size(name):
     with torch.device("meta"):
@@ -96,9 +103,12 @@ def test_model_contract(name):
     logits = model(*inputs)
     assert logits.shape == (2, 5)
     logits.square().sum().backward()
-    idle = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not idle, f"parameters the loss does not reach: {idle}"
+    idle = unreached(model)
     model.eval()
+    if idle:  # a batch norm takes a constant away while it trains: what adds one before it counts in evaluation alone
+        model(*inputs).square().sum().backward()
+        idle = unreached(model)
+    assert not idle, f"parameters the loss does not reach: {idle}"
     with torch.inference_mode():
         both = model(*inputs)
         scale = both.std().item()
