@@ -205,6 +205,8 @@ def test_pca_is_fitted_on_the_training_split_alone(mini, mini_manifest, tmp_path
     (tmp_path / "small" / "shard-000000.safetensors").write_bytes(b"")  # the PCA stays when features are made anew
     report = extract(finer, footage, tmp_path / "small", pca=10, quantize=True, workers=0)
     assert (report.made, report.mended) == (len(plain), 1)
+    a, b = FeatureStore(tmp_path / "small").features(40), small_features(small, white)
+    print("DEBUG", (a-b).abs().max(), (a!=b).sum(), a.numel(), torch.equal(a, small.features(40)))
     assert torch.equal(FeatureStore(tmp_path / "small").features(40), small_features(small, white))
     for options, words in (({"pca": 9}, "PCA of 10 components, this call asks for 9"), ({}, "other PCA")):
         with pytest.raises(StoreError, match=words):

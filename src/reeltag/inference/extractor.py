@@ -293,9 +293,13 @@ def find_extractor(
 
 
 def coded(coding: Coding, features: Tensor, video: str) -> Tensor:
-    """Return what is stored of float (N, D) features; ReeltagError, with the name of the video, when it cannot be."""
+    """Return what is stored of float (N, D) features; ReeltagError, with the name of the video, when it cannot be.
+
+    They are rounded to float16 before a PCA too, as raw features are that wait for its fit: a video gets one code,
+    whichever way it comes.
+    """
     try:
-        return coding.encode(features)
+        return coding.encode(features.half().float())
     except ValueError as error:
         raise ReeltagError(f"{video}: {error}; the weights are broken, or made for pixels of another range") from None
 
