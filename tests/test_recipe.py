@@ -34,6 +34,10 @@ def write(tmp_path):
         ("model: [", "not valid YAML"),
         ("model: {name: tsn_mini}\ndata: {crop: random, crop_px: 300}", "crop_px 300 is larger than short_side_px 256"),
         ("model: {name: tsn_mini}\ntrain: {schedule: step}", "needs milestones"),
+        (
+            "model: {name: tsn_mini}\nloss: {thresholds: clip}\ntest: {activation: softmax}",
+            "r.yaml: loss.thresholds puts each label's decision at a sigmoid of 1/2; keep test.activation: sigmoid$",
+        ),
     ],
 )
 def test_bad_recipes_say_value_allowed_and_next_step(write, text, message):
@@ -69,6 +73,8 @@ def test_every_shipped_recipe_builds(name):
         model = build_model(recipe, 7)
     assert sum(p.numel() for p in model.parameters()) > 5_000  # a logistic regression is the smallest
     assert isinstance(recipe, Recipe)
+    one_distribution = recipe.loss.name in ("softmax", "cross_entropy", "kl")
+    assert recipe.test.activation == ("softmax" if one_distribution else "sigmoid")
 
 
 def test_options_that_a_part_does_not_take_are_refused():

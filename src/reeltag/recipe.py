@@ -154,7 +154,11 @@ class LossSection(_OpenSection):
 
 
 class TestSection(Section):
-    """Which views of a video are scored and how they are averaged."""
+    """Which views of a video are scored, how logits become probabilities and how views are averaged.
+
+    `sigmoid` scores each label for itself. `softmax` shares 1 among the labels: for networks of one label a clip, whose
+    logits mean nothing one by one.
+    """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
@@ -163,6 +167,7 @@ class TestSection(Section):
     crop_px: Pixels | None = None
     short_side_px: Pixels | None = None
     average: Literal["logits", "probabilities"] = "probabilities"
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
 
 
 class Recipe(Section):
@@ -174,6 +179,14 @@ class Recipe(Section):
     loss: LossSection = Field(default_factory=LossSection)
     train: TrainSection = Field(default_factory=TrainSection)
     test: TestSection = Field(default_factory=TestSection)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.loss.thresholds != "none" and self.test.activation == "softmax":
+            raise ValueError(
+                "loss.thresholds puts each label's decision at a sigmoid of 1/2; keep test.activation: sigmoid"
+            )
+        return self
 
     @property
     def hash(self) -> str:
@@ -304,7 +317,7 @@ def _explain(item: Any, name: str) -> str:
         return f"{name}: the key {key!r} is missing"
     message = item["msg"].removeprefix("Value error, ")
     given = "" if isinstance(item["input"], dict) else f", not {item['input']!r}"
-    return f"{name}: {key}: {message}{given}"
+    return ": ".join(filter(None, (name, key, f"{message}{given}")))
 
 
 def _keys_at(place: tuple[str | int, ...]) -> list[str]:

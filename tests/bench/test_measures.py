@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reeltag.bench import BENCHES, run_bench
-from reeltag.bench.minimoments import direction_auc
+from reeltag.bench.minimoments import direction_auc, merged_runs
 from reeltag.bench.sibur import ACTIONS, actions_of, hold_out, scaled
 from reeltag.data.manifest import Manifest
 from reeltag.errors import RecipeError, UnknownName
@@ -18,6 +18,16 @@ def test_direction_auc_by_hand():
     assert direction_auc(scores, targets) == 2 / 4  # 0.8 beats 0.4 and 0.5 beats 0.4, both lose to 0.9
     assert direction_auc(np.full((4, 2), 0.3), targets[:4]) == 0.5
     assert direction_auc(targets[:4].astype(float), targets[:4]) == 1.0
+
+
+def test_runs_of_several_calls_gather_in_one_file():
+    old = {"pack_s": 3.0, "runs": {"tsn": [{"motion": 0.2}, {"motion": 0.4}], "trn": [{"motion": 0.9}]}}
+    new = {"pack_s": 0.0, "runs": {"tsn": [{"seed": 2, "motion": 0.9}, {"seed": 1, "motion": 0.1}]}}
+    found = merged_runs(old, new)
+    assert found["runs"]["tsn"] == [{"seed": s, "motion": m} for s, m in ((0, 0.2), (1, 0.1), (2, 0.9))]
+    assert (found["tsn"], found["trn"], found["pack_s"]) == ({"motion": 0.4}, {"motion": 0.9}, 3.0)
+    assert merged_runs({}, new)["tsn"] == {"motion": 0.5}
+    assert merged_runs(found, new) == found
 
 
 def test_actions_are_taken_by_name():

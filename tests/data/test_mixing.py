@@ -143,14 +143,14 @@ def test_no_mixing_at_probability_zero_and_ignore_is_united(clips):
 def test_a_partner_that_cannot_be_read_leaves_the_clip_as_it_is(clips):
     from reeltag.errors import MediaError
 
-    own, opened = clips[0, 3, 0], clips.footage.open
+    own, clip = clips[0, 3, 0], clips.footage.clip
 
-    def broken(row):
+    def broken(row, choose):
         if row != 3:
             raise MediaError("corrupt", "x.mp4", "broken on purpose")
-        return opened(row)
+        return clip(row, choose)
 
-    clips.footage.open = broken
+    clips.footage.clip = broken
     mixed = MixedClips(clips, list(range(32)), MixSection(name="mixup"))
     assert torch.equal(mixed[0, 3, 0]["video"], own["video"])
     assert mixed[0, 4, 0]["bad"]["reason"] == "corrupt"

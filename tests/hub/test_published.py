@@ -9,11 +9,13 @@ import torch
 import reeltag
 from reeltag.build import create_model
 from reeltag.cli import app
+from reeltag.data.sources import FileSource
 from reeltag.errors import StoreError, UnknownName
 from reeltag.hub.convert.renaming import rename, unwrap
 from reeltag.hub.converted_bundle import convert_file
 from reeltag.hub.published import from_published, read_published
 from reeltag.inference.load import load_trained
+from reeltag.media import open_media
 
 
 def test_wrappers_and_prefixes_are_taken_off():
@@ -97,17 +99,31 @@ def test_what_does_not_fit_is_listed():
         from_published(checkpoint, source="tsn2", name="tsm_resnet18")
 
 
+def _saved(folder, num_labels):
+    torch.save(_published_tsm(num_labels)[1], folder / f"{num_labels}.pth")
+    return folder / f"{num_labels}.pth"
+
+
 def test_convert_writes_a_bundle_that_tags(tmp_path, mini_manifest, capsys):
-    _, checkpoint = _published_tsm(num_labels=400)
-    torch.save(checkpoint, tmp_path / "published.pth")
-    call = ["convert", str(tmp_path / "published.pth"), "--source", "tsm", "--name", "tsm_resnet18", "--json"]
+    call = ["convert", str(_saved(tmp_path, 400)), "--source", "tsm", "--name", "tsm_resnet18", "--json"]
     app([*call, "--out", str(tmp_path / "bundle"), "data.crop_px=32", "data.short_side_px=40"], standalone_mode=False)
     facts = json.loads(capsys.readouterr().out)
     assert facts["num_labels"] == 400
     assert facts["first_labels"][0] == "abseiling"  # the one shipped vocabulary of 400
+    several, _ = convert_file(_saved(tmp_path, 313), tmp_path / "mmit", source="tsm", name="tsm_resnet18")
+    assert several.recipe.test.activation == "sigmoid"  # Multi-Moments in Time
     tagger = reeltag.Tagger.from_pretrained(tmp_path / "bundle", device="cpu")
     tags = tagger(next(mini_manifest.parent.glob("videos/*.mp4")))
     assert len(tags.scores) == 400
+    # Kinetics has one label a clip: scores share 1 among the labels, and are the softmax of the network's own logits.
+    assert sum(tags.scores) == pytest.approx(1, abs=1e-5)
+    loaded = tagger.loaded
+    with FileSource(tags.video, open_media(tags.video)) as source, torch.inference_mode():
+        logits = loaded.model.float()(tagger.look(source)[0]["video"][:, 0]).float()
+    expected = logits.softmax(-1).sort(descending=True).values[0]
+    torch.testing.assert_close(
+        torch.tensor(tags.scores), expected, rtol=0.05, atol=1e-3
+    )  # tagged in bfloat16 where fast
     with pytest.raises(reeltag.errors.ManifestError, match="600 labels, the weights have 400"):
         app([*call, "--labels", "kinetics600", "--out", str(tmp_path / "other")], standalone_mode=False)
 

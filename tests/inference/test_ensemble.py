@@ -237,3 +237,10 @@ def test_ensembles_are_found_by_name():
         Ensemble.read("rippleai2019/tabel1")
     weights = [member.weight for member in Ensemble.read("rippleai2019/table1").members]
     assert sum(weights) == pytest.approx(2.6972)
+
+
+def test_shipped_ensembles_are_listed_with_their_rows(capsys):
+    app(["list", "ensembles", "alibaba2019/*", "--long", "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found] == [f"alibaba2019/{name}" for name in ("all", "audio", "flow", "rgb")]
+    assert found[1]["row"] == "Table 1, Ensemble, Audio"

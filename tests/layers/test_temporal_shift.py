@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from reeltag.layers.temporal_shift import ClipLength, TemporalShift, temporal_shift
+from reeltag.layers.temporal_shift import ClipLength, TemporalShift, shift_as_kernel, temporal_shift
 
 
 def test_shift_by_hand():
@@ -33,3 +34,13 @@ def test_arguments_are_checked():
         temporal_shift(torch.zeros(7, 8, 1, 1), 2)
     with pytest.raises(ValueError, match=r"must be in \(0, 1/2\], got 0.6"):
         temporal_shift(torch.zeros(4, 8, 1, 1), 2, 0.6)
+
+
+def test_shift_and_a_2d_kernel_are_one_3d_kernel():
+    torch.manual_seed(0)
+    clips, kernel = torch.randn(2, 6, 5, 7, 7, dtype=torch.float64), torch.randn(4, 5, 3, 3, dtype=torch.float64)
+    frames = F.conv2d(temporal_shift(clips.flatten(0, 1), 6, 1 / 4), kernel, padding=1).unflatten(0, (2, 6))
+    whole = F.conv3d(clips.transpose(1, 2), shift_as_kernel(kernel, 1 / 4), padding=1)
+    torch.testing.assert_close(whole.transpose(1, 2), frames, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"in \(0, 1/2\], got 0.6"):
+        shift_as_kernel(kernel, 0.6)

@@ -10,7 +10,7 @@ from reeltag.hub.bundle import TrainedModel, write_bundle
 from reeltag.inference.load import load_trained
 from reeltag.models.contributions import modality_contributions
 from reeltag.models.fusion_gated import GatedFusion
-from reeltag.models.training_loss import training_loss
+from reeltag.models.training_loss import has_own_loss, training_loss
 from reeltag.recipe import recipe_with
 from reeltag.schema import MODALITIES
 
@@ -285,3 +285,8 @@ def _batch(draw, size=16):
     present = torch.stack([torch.ones_like(heard), torch.ones_like(heard), heard], 1)
     clip = {"rgb": rgb.unsqueeze(1).repeat(1, 2, 1, 1, 1), "flow": flow}
     return {**{k: v.to(torch.uint8) for k, v in clip.items()}, "audio": audio}, present, targets
+
+
+def test_without_the_losses_by_itself_the_recipes_loss_is_all():
+    assert not has_own_loss(build("fusion_gated"))  # so that many processes take it over all clips together
+    assert has_own_loss(build("fusion_gated", alone=0.1))

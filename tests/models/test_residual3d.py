@@ -91,6 +91,17 @@ def test_space_max_head_by_hand():
     assert net.forward_head(features, pre_logits=True).tolist() == [[4.0, -1.0]]  # (5 + 3) / 2, (0 - 2) / 2
 
 
+def test_cells_head_by_hand():
+    net = create_model("r3d_mini", num_labels=2, widths=(1, 1, 1), head_pool="cells", cells=(2, 1, 2)).eval()
+    assert net.num_features == 4
+    features = torch.tensor([[1.0, 5.0, 2.0, 0.0], [3.0, 4.0, -1.0, 6.0]]).view(1, 1, 2, 1, 4)  # two frames of 1 x 4
+    assert net.forward_head(features, pre_logits=True).tolist() == [[5.0, 2.0, 4.0, 6.0]]
+    with torch.no_grad():
+        net.classifier.weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 1.0], [-1.0, 0.0, 1.0, 0.0]]))
+    assert net.forward_head(features).tolist() == [[6.0, -1.0]]  # when and where count
+    assert net(torch.rand(2, 5, 3, 40, 40)).shape == (2, 2)  # frames and sizes other than the default pool to as many
+
+
 @pytest.mark.parametrize(
     ("name", "shape"), [("r3d_18", (2, 2)), ("mc3_18", (8, 2)), ("r2plus1d_18", (1, 2)), ("r3d_mini", (8, 4))]
 )
@@ -113,6 +124,34 @@ def test_frames_that_reach_the_map_of_r3d_mini(seen_by, reach):
         moved = (model.forward_features(clip) - model.forward_features(changed)).abs().amax((0, 1, 3, 4))
     # Each convolution over time carries a change one frame on.
     assert [t for t in range(15) if moved[t] > 0] == list(range(7 - reach, 8 + reach))
+
+
+def test_r3d_mini_starts_as_tsm():
+    torch.manual_seed(0)
+    options = {"num_labels": 3, "widths": (8, 12, 16)}
+    ours = create_model("r3d_mini", **options, frames_seen_by="first", temporal_init="shift", head_std=1.0).double()
+    tsm = create_model("tsm_mini", num_labels=3, fraction=0.25, backbone_options={"widths": options["widths"]}).double()
+    net = tsm.backbone.net
+    pairs = [(ours.stem.conv, net.stem[0]), (ours.stem.bn, net.stem[1]), (ours.classifier, tsm.classifier)]
+    for (block,), shifted in zip(ours.stages, net.blocks, strict=True):
+        pairs += [(block.conv1, shifted.conv1.net), (block.conv2, shifted.conv2)]
+        pairs += [(block.bn1, shifted.bn1), (block.bn2, shifted.bn2)]
+        if block.downsample is not None:
+            pairs += list(zip(block.downsample, shifted.downsample, strict=True))
+    for source, target in pairs:
+        # Each channel has one tap in time, so their sum is it.
+        target.load_state_dict({k: v.sum(2) if v.ndim == 5 else v for k, v in source.state_dict().items()})
+    assert sum(p.numel() for _, target in pairs for p in target.parameters()) == sum(
+        p.numel() for p in tsm.parameters()
+    )
+    clip = torch.randn(2, 8, 3, 32, 32, dtype=torch.float64)
+    for mode in (True, False):
+        ours.train(mode), tsm.train(mode)
+        ours.dropout.eval(), tsm.dropout.eval()
+        torch.testing.assert_close(ours(clip), tsm(clip), rtol=1e-10, atol=1e-10)
+    ours(clip).square().sum().backward()
+    for block in ours.blocks():  # the taps that start at zero learn
+        assert (block.conv1.weight.grad.abs().amax((0, 3, 4)) > 0).all()
 
 
 @pytest.mark.parametrize(("name", "frames"), SMALL.items())
@@ -202,6 +241,9 @@ def test_c3d_of_quo_vadis_halves_time_first():
         ("p3d_63", {"forms": "ABD"}, "cycle of the letters A, B and C such as 'ABC', got 'ABD'"),
         ("c3d", {"first_pool_frames": 3}, "is 1 or 2, got 3"),
         ("r3d_mini", {"dropout": 1.0}, "a probability in"),
+        ("r3d_mini", {"head_pool": "cells", "cells": (4, 0, 4)}, "cells are three counts from 1 on"),
+        ("r3d_mini", {"head_pool": "max"}, "'mean', 'space_max' or 'cells', got 'max'"),
+        ("r3d_mini", {"temporal_init": "zero"}, "temporal_init is 'normal' or 'shift', got 'zero'"),
         ("r3d_mini", {"frames_seen_by": "none"}, "frames_seen_by is 'first' or 'both', got 'none'"),
     ],
 )

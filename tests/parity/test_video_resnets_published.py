@@ -25,9 +25,10 @@ RECORDS = [
     ("mmaction2__i3d_r50_nl_embedded_gaussian", "i3d_r50"),
     ("xtemporal__sfresnet50", "slowfast_r50"),
 ]
-# Unscaled softmax of large dot products, five times: rounding grows. In float64 we are 6e-4 from this record, so that
-# its own float32 values are that far from exact.
-TOLERANCE = {"mmaction2__i3d_r50_nl_embedded_gaussian": 2e-3}
+# This record is itself rounded: five softmaxes of dot products that nothing scales. MMAction2's own network, run again
+# in float32 under the same weights, lands 1.4e-4 to 1.5e-3 of the record's deviation from it, by the number of threads
+# alone, and 6.02e-4 in float64; there ours and theirs are 1.3e-15 apart. So float64 is compared, at that distance.
+ROUNDED = {"mmaction2__i3d_r50_nl_embedded_gaussian": 7e-4}
 AT_224 = ("slow_r50", "i3d_r50", "slowfast_r50", "slowfast_r101")
 
 
@@ -36,11 +37,12 @@ def test_outputs_and_sizes_equal_the_published_ones(visual_record, name, ours):
     record = visual_record(name)
     model = from_published(record.weights(), record.peer, ours)
     assert sum(p.numel() for p in model.parameters()) == record.data["params"]
+    precision = torch.float64 if name in ROUNDED else torch.float32
     with torch.inference_mode():
-        logits = model(record.clip())
+        logits = model.to(precision)(record.clip().to(precision))
     output = record.cases[0]["output"]
     output = output.get("projection", output)  # PySlowFast: the logits before its softmax
-    record.agree(logits.view(output["shape"]), tolerance=TOLERANCE.get(name, 1e-4), output=output)
+    record.agree(logits.view(output["shape"]), tolerance=ROUNDED.get(name, 1e-4), output=output)
 
 
 @pytest.mark.slow

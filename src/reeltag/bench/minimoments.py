@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,11 @@ def minimoments(
     first_seed: int = 0,
     data_seed: int = 0,
     recipes: str = ",".join(RECIPES),
+    merge: str | None = None,
 ) -> dict[str, Any]:
     """Render and pack MiniMoments, train recipes over seeds, and print mean AP by kind of label.
+
+    `OUT/minimoments.json` gathers the runs of all calls with this `out`.
 
     Args:
         out: where the clips, shards and runs go.
@@ -40,6 +44,7 @@ def minimoments(
         first_seed: the first seed; with a second machine or core, another call does the others.
         data_seed: of the generated clips.
         recipes: what to train, by names with commas between.
+        merge: a results file that takes the runs of this call as well; its other runs stay.
     """
     console, folder = Console(stderr=True, highlight=False), Path(out)
     started = time.monotonic()
@@ -55,11 +60,14 @@ def minimoments(
         for seed in range(first_seed, first_seed + seeds):
             run = train_and_evaluate(recipe, shards, folder / name, seed=seed, split="test", console=console)
             minutes = round((run.train_s + run.evaluate_s) / 60, 2)
-            result["runs"][name].append({**measure(run.scores), "minutes": minutes, "threads": run.threads})
-        result[name] = _mean(result["runs"][name])
-    write_json(folder / "minimoments.json", result)
-    console.print_json(data=result)
-    return result
+            measured = {**measure(run.scores), "minutes": minutes, "threads": run.threads}
+            result["runs"][name].append({"seed": seed, **measured})
+    for file in (folder / "minimoments.json", *([Path(merge)] if merge else [])):
+        known = json.loads(file.read_text()) if file.exists() else {}
+        merged = merged_runs(known, result)
+        write_json(file, merged)
+    console.print_json(data=merged)
+    return merged
 
 
 def measure(scores: Scores) -> dict[str, float]:
@@ -78,6 +86,25 @@ def measure(scores: Scores) -> dict[str, float]:
         name = f"auc_{first.removeprefix('motion_')}_{second.removeprefix('motion_')}"
         found[name] = round(direction_auc(scores.values[:, pair], targets[:, pair]), 4)
     return found
+
+
+def merged_runs(known: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return a results file's content with further runs: a new one takes the place of that of its recipe and seed.
+
+    Args:
+        known: the content of the file, `{}` at first. Runs without a seed are those of seeds 0, 1, ...
+        new: `runs` by recipe, each run with its seed; other keys are kept from the first call.
+
+    Returns:
+        `runs` sorted by seed, and beside it the mean of each recipe's runs.
+    """
+    by_recipe: dict[str, dict[int, dict[str, float]]] = {}
+    for content in (known, new):
+        for name, runs in content.get("runs", {}).items():
+            seeds = by_recipe.setdefault(name, {})
+            seeds.update({run.get("seed", index): {"seed": index, **run} for index, run in enumerate(runs)})
+    runs = {name: [seeds[seed] for seed in sorted(seeds)] for name, seeds in by_recipe.items()}
+    return {**new, **known, "runs": runs, **{name: _mean(each) for name, each in runs.items()}}
 
 
 def direction_auc(scores: NDArray[Any], targets: NDArray[Any]) -> float:
@@ -99,4 +126,5 @@ def direction_auc(scores: NDArray[Any], targets: NDArray[Any]) -> float:
 
 
 def _mean(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {name: round(float(np.mean([run[name] for run in runs])), 4) for name in runs[0]}
+    names = [name for name in runs[0] if name != "seed"]
+    return {name: round(float(np.mean([run[name] for run in runs])), 4) for name in names}

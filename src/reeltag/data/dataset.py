@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from reeltag.data.example_order import Key, mix
 from reeltag.data.features import pad_features
-from reeltag.data.footage import Footage, MediaFootage
+from reeltag.data.footage import Footage
 from reeltag.data.looking import Seen
 from reeltag.data.sources import Source
 from reeltag.errors import MediaError
@@ -124,13 +124,14 @@ class ClipDataset(Dataset[dict[str, Any]]):
         return {**item, "waveform": amplify(item["waveform"], gain_db * (2 * even - 1))}
 
     def _seen(self, row: int, view: Any, generator: torch.Generator) -> Seen:
-        if isinstance(self.footage, MediaFootage):
-            with self.footage.open(row) as source:
+        name = "features" if self.footage.input_kind == "features" else "video"
+        if name == "video" and view.modalities != ("rgb",):
+            with self.footage.open(row) as source:  # type: ignore[attr-defined]  # of pictures and sound
                 seen: Seen = view.look(source, generator)
             return seen
         frames = self.footage.clip(row, lambda n, fps: view.choose(n, fps, generator))
-        features, applied = view.render(frames, generator)
-        return Seen({"features": features}, (True,), applied)
+        clip, applied = view.render(frames, generator)
+        return Seen({name: clip}, (True,), applied)
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from reeltag.recipe import DataSection
 from reeltag.schema import INPUT_NAMES, Modality
 
 FLOW_ZERO = 128
-_PICTURES = ("rgb",)
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,9 @@ def look(view: MediaView, source: Source, generator: Generator) -> Seen:
     """
     if "audio" not in view.modalities:
         need_pictures(source)
-    if view.modalities == _PICTURES and not view.without:  # nothing can be missing; small clips feel the rest
-        frames = source.frames_at(view.choose(source.num_frames, source.fps, generator))
-        clip, applied = view.render(frames, generator)
-        return Seen({"video": clip}, (True,), applied)
     wanted = [modality for modality in view.modalities if modality not in view.without]
     found: dict[str, Tensor] = {}
-    applied = set()
+    applied: set[str] = set()
     pictures = [modality for modality in wanted if modality != "audio"]
     if pictures and source.num_frames:
         found, applied = _pictures(view, source, generator, pictures)

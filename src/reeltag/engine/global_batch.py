@@ -13,7 +13,7 @@ from reeltag.data.example_order import Key, mix
 from reeltag.data.mixing import MixedClips
 from reeltag.engine.step import Batch, cut
 from reeltag.errors import TooManyBadFiles
-from reeltag.models.training_loss import TrainsItself
+from reeltag.models.training_loss import has_own_loss
 from reeltag.processes import Processes
 
 Loss = Callable[..., Tensor]
@@ -70,7 +70,7 @@ def training_loss_of_all(
         batch: with `counts`, the clips of each process, as `shares_of_all` gives it.
     """
     counts: list[int] = batch["counts"]
-    if not isinstance(model, TrainsItself):
+    if not has_own_loss(model):
         return loss_of_all(loss, processes, logits, batch["targets"], batch["ignore"], counts)
     ignore = batch["ignore"].to(logits.device) if bool(batch["ignore"].any()) else None
     own = model.training_loss(logits, batch["targets"].to(logits.device), loss, ignore=ignore)

@@ -317,6 +317,7 @@ class Trainer:
                 batch_size=self.train.batch_size,
                 workers=self.workers,
                 average=self.parts.recipe.test.average,
+                activation=self.parts.recipe.test.activation,
                 device=self.device,
                 autocast=self._autocast,
                 watched=self.monitor.over,

@@ -15,7 +15,7 @@ from reeltag.engine.global_batch import in_step, stand_in
 from reeltag.errors import TooManyBadFiles
 from reeltag.metrics.evaluate import evaluate_scores
 from reeltag.metrics.streaming import Accumulator
-from reeltag.models.scoring import Average, score_videos
+from reeltag.models.scoring import Activation, Average, score_videos
 from reeltag.processes import Processes
 
 Watched = Callable[[Iterable[dict[str, Any]], str], Iterator[dict[str, Any]]]
@@ -30,6 +30,7 @@ def measure_rows(
     batch_size: int,
     workers: int,
     average: Average,
+    activation: Activation,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[Any]],
     watched: Watched,
@@ -45,6 +46,7 @@ def measure_rows(
         batch_size: views that all processes together hold at once.
         workers: loader processes of each process.
         average: how the views of a video become one score.
+        activation: what makes probabilities of logits.
         device: where the model is.
         autocast: the context of its forward passes.
         watched: shows progress over batches.
@@ -61,7 +63,7 @@ def measure_rows(
         most = max(count for (count,) in processes.counts(len(loader)))
         batches = in_step(batches, most, lambda: stand_in(test, 0, rows))
     seen = Accumulator()
-    for part in score_videos(model, batches, average=average, device=device, autocast=autocast):
+    for part in score_videos(model, batches, average=average, activation=activation, device=device, autocast=autocast):
         known = part.rows[part.rows >= 0]
         if len(known):
             seen.add(part.scores, test.targets[known], test.ignore[known], rows=known)

@@ -17,6 +17,10 @@ from reeltag.models.sound import SoundModel
 from reeltag.recipe import recipe_with
 from reeltag.store.atomic import sha256_of
 
+# Label counts of public sets with several labels a clip: Charades, Multi-Moments in Time, AudioSet, HVU, YouTube-8M.
+# Every other published network learned one label a clip by a softmax.
+_SEVERAL_LABELS = (157, 313, 527, 739, 3862)
+
 
 def convert_file(
     file: Path,
@@ -32,6 +36,9 @@ def convert_file(
 
     Weights without a classifier (VGGish) get a drawn one: for the given labels, else for one. Such a bundle is to be
     trained, by `model.pretrained=OUT` in a recipe.
+
+    Its scores are softmax probabilities, so that at most one label reaches the threshold of 1/2, unless the number of
+    labels is that of a set with several labels a clip; `test.activation` says otherwise.
 
     Args:
         file: the checkpoint as its authors published it.
@@ -73,7 +80,11 @@ def _content(published: Published, source: str) -> dict[str, Any]:
         "source": {"paper": f"weights converted from {source}"},
         "data": _sound(model) if isinstance(model, SoundModel) else _pictures(model, published),
         "model": {"name": published.name, **options},
-        "test": {"clips": 1, "crops": 1},
+        "test": {
+            "clips": 1,
+            "crops": 1,
+            "activation": "softmax" if published.classifier and model.num_labels not in _SEVERAL_LABELS else "sigmoid",
+        },
     }
 
 

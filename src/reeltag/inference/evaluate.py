@@ -116,7 +116,14 @@ def evaluate(
     if progress is not None and processes.is_main:
         batches = progress(batches)
     own = list(
-        score_videos(loaded.model, batches, average=recipe.test.average, device=loaded.device, autocast=loaded.autocast)
+        score_videos(
+            loaded.model,
+            batches,
+            average=recipe.test.average,
+            activation=recipe.test.activation,
+            device=loaded.device,
+            autocast=loaded.autocast,
+        )
     )
     # Each video lies in one process's share, and shares are neighbours: in the order of ranks it is one process's list.
     found = [part for parts in processes.objects(own) for part in parts]

@@ -114,8 +114,8 @@ class Tagger:
                 duration_s, damaged = source.duration_s, source.damaged
             missing = [modality for modality in self.modalities if modality not in used]
         with torch.inference_mode(), self.loaded.autocast():
-            average = self.loaded.trained.recipe.test.average
-            scores, _ = score_batch(self.loaded.model, batch, average, self.loaded.device)
+            test = self.loaded.trained.recipe.test
+            scores, _ = score_batch(self.loaded.model, batch, test.average, self.loaded.device, test.activation)
         values = scores[0].tolist()
         order = sorted(range(len(values)), key=lambda label: -values[label])
         return Tags(

@@ -35,6 +35,31 @@ def temporal_shift(x: Tensor, num_frames: int, fraction: float = 1 / 8) -> Tenso
     return shifted.flatten(0, 1)
 
 
+def shift_as_kernel(kernel: Tensor, fraction: float = 1 / 8) -> Tensor:
+    """Return the 3D kernel that does what `temporal_shift` and then a 2D kernel do.
+
+    A convolution with it, padded by one frame, is TSM's step written as a step of R3D: each input channel has one tap
+    in time that is not zero, on the frame that the shift would have brought.
+
+    Args:
+        kernel: (out, C, kh, kw), a 2D convolution's.
+        fraction: share of C moved in each direction, in (0, 1/2].
+
+    Returns:
+        (out, C, 3, kh, kw).
+
+    Raises:
+        ValueError: `fraction` is outside (0, 1/2].
+    """
+    _check(fraction)
+    fold = int(kernel.shape[1] * fraction)
+    whole = kernel.new_zeros(*kernel.shape[:2], 3, *kernel.shape[2:])
+    whole[:, :fold, 2] = kernel[:, :fold]  # reads frame t + 1
+    whole[:, fold : 2 * fold, 0] = kernel[:, fold : 2 * fold]  # reads frame t - 1
+    whole[:, 2 * fold :, 1] = kernel[:, 2 * fold :]
+    return whole
+
+
 def _check(fraction: float) -> None:
     if not 0 < fraction <= 0.5:
         raise ValueError(f"fraction is the share moved each way and must be in (0, 1/2], got {fraction}")

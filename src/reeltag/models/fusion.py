@@ -46,8 +46,8 @@ class FusionModel(VideoModel, TrainsItself):
     """One stream a modality, each to one token; what stands behind reads the tokens that are there.
 
     A modality that a clip has not is left out, whatever stands in its place, even NaN: the clip does not enter that
-    stream (nor its batch statistics in training), and its token is masked. A clip without any modality gets the
-    logits that no evidence gives, in effect the label frequencies.
+    stream (nor its batch statistics in training), and its token is masked. All clips without any modality get the same
+    logits.
 
     In training, `modality_dropout` hides present modalities at random (Neverova et al. ModDrop. arXiv:1501.00102,
     section 3.3), so that the rest learns to do without; one always remains. `alone` adds to the loss what each modality
@@ -81,6 +81,7 @@ class FusionModel(VideoModel, TrainsItself):
         self.starts = dict(starts or {})
         self.clip_shape = next(iter(streams.values())).clip_shape
         self.options = options
+        self.own_loss = options.alone > 0
         self.num_features = options.width
         self.project = nn.ModuleDict({name: _projection(stream, options.width) for name, stream in streams.items()})
         self.dropout = nn.Dropout(options.dropout)
@@ -170,7 +171,7 @@ class FusionModel(VideoModel, TrainsItself):
             else:
                 tokens.append(self._present_token(name, clips[name], there[:, column]))
         stacked = torch.stack([token.float() for token in tokens], 1)  # (B, M, width)
-        self._kept.put((stacked, there) if self.training and self.options.alone else None)
+        self._kept.put((stacked, there) if self.training and self.own_loss else None)
         if self.training and self.options.modality_dropout:
             there = there & ~self._hidden(there)
         return stacked, there
@@ -198,8 +199,6 @@ class FusionModel(VideoModel, TrainsItself):
         A modality's own loss counts by the share of the clips that have it.
         """
         whole = loss(logits, targets, ignore=ignore)
-        if not self.options.alone:
-            return whole
         tokens, there = self._kept.take()
         own = whole * 0
         for column in range(len(self.modalities)):

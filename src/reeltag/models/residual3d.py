@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reeltag.layers.pixel_norm import PixelNorm
+from reeltag.layers.temporal_shift import shift_as_kernel
 from reeltag.models.pooled import PooledVideoModel
 
 Triple = tuple[int, int, int]
-HeadPool = Literal["mean", "space_max"]
+HeadPool = Literal["mean", "space_max", "cells"]
+TemporalInit = Literal["normal", "shift"]
 
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = 4
+SHIFTED = 1 / 4  # of the channels, each way, where kernels start as a temporal shift
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,13 @@ class ResNet3D(PooledVideoModel):
         bottleneck: see `ResidualBlock3D`.
         eps: of the norms of blocks.
         zero_init_last: start each block as its shortcut (arXiv:1706.02677, section 5.1).
-        head_pool: `mean` over time and space, or `space_max`: the maximum over space, then the mean over time, which
-            small data learns small moving things from.
+        head_pool: `mean` over time and space; `space_max`: the maximum over space, then the mean over time, which small
+            data learns small moving things from; or `cells`: the maximum in each of `cells`, side by side. As in
+            C3D (arXiv:1412.0767), the linear layer then sees when and where, and D is as many times larger.
+        cells: (time, height, width), the grid of `head_pool: cells`.
+        temporal_init: how 3x3x3 kernels start: `normal` draws every tap; `shift` draws one tap of each input channel,
+            a quarter of the channels on the next frame, a quarter on the frame before, the others on their own. The
+            network then starts as TSM with that shift (arXiv:1811.08383), and each tap learns from there.
         dropout: probability on the pooled features, in [0, 1).
         head_std: see `VideoModel`.
     """
@@ -184,16 +193,25 @@ class ResNet3D(PooledVideoModel):
         eps: float = 1e-5,
         zero_init_last: bool = False,
         head_pool: HeadPool = "mean",
+        cells: Sequence[int] = (4, 4, 4),
+        temporal_init: TemporalInit = "normal",
         dropout: float = 0.0,
         head_std: float = 0.01,
     ) -> None:
-        if head_pool not in ("mean", "space_max"):
-            raise ValueError(f"head_pool is 'mean' or 'space_max', got {head_pool!r}")
+        if head_pool not in ("mean", "space_max", "cells"):
+            raise ValueError(f"head_pool is 'mean', 'space_max' or 'cells', got {head_pool!r}")
+        if len(cells) != 3 or min(cells) < 1:
+            raise ValueError(f"cells are three counts from 1 on: time, height, width; got {cells}")
+        if temporal_init not in ("normal", "shift"):
+            raise ValueError(f"temporal_init is 'normal' or 'shift', got {temporal_init!r}")
         if min(depths, default=0) < 1 or not len(depths) == len(strides) == len(convs) == len(widths):
             raise ValueError(f"each stage needs a depth of at least 1 and a width, got {depths} and {widths}")
         last = EXPANSION * widths[-1] if bottleneck else widths[-1]
+        if head_pool == "cells":
+            last *= math.prod(cells)
         super().__init__(norm, last, dropout=dropout, head_std=head_std)
         self.head_pool = head_pool
+        self.cells = tuple(cells)
         self.stem = stem
         self.stages = nn.Sequential()
         before = widths[0]
@@ -207,13 +225,16 @@ class ResNet3D(PooledVideoModel):
                 stage.append(block)
                 before = block.out_width
             self.stages.append(stage)
-        self._draw(zero_init_last)
+        self._draw(zero_init_last, temporal_init)
         self.reset_classifier(num_labels)
 
-    def _draw(self, zero_init_last: bool) -> None:
+    def _draw(self, zero_init_last: bool, temporal_init: TemporalInit) -> None:
         """Draw convolutions He-normal by fan-out; keep kernels in channels_last_3d, so that no forward copies them."""
         for module in self.modules():
-            if isinstance(module, nn.Conv3d):
+            if isinstance(module, nn.Conv3d) and temporal_init == "shift" and module.kernel_size[0] == 3:
+                frame = nn.init.kaiming_normal_(module.weight.detach()[:, :, 1], mode="fan_out", nonlinearity="relu")
+                module.weight.data = shift_as_kernel(frame, SHIFTED)
+            elif isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if isinstance(module, ResidualBlock3D) and zero_init_last:
                 nn.init.zeros_(module.last_norm.weight)
@@ -228,7 +249,10 @@ class ResNet3D(PooledVideoModel):
         """Return (B, L) logits, or the pooled (B, D) features with `pre_logits`."""
         if self.head_pool == "mean":
             return super().forward_head(features, pre_logits=pre_logits)
-        pooled = features.amax((3, 4)).mean(2)
+        if self.head_pool == "cells":
+            pooled = F.adaptive_max_pool3d(features, self.cells).flatten(1)  # (B, D), C slowest
+        else:
+            pooled = features.amax((3, 4)).mean(2)
         return pooled if pre_logits else self.classifier(self.dropout(pooled))
 
     def blocks(self) -> list[nn.Module]:

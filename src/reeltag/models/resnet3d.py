@@ -10,7 +10,17 @@ from torch import nn
 from reeltag.layers.pixel_norm import IMAGENET_MEAN, IMAGENET_STD, pixel_norm_for
 from reeltag.models import MODELS
 from reeltag.models.interface import VideoModel
-from reeltag.models.residual3d import WIDTHS, ResNet3D, Stem3D, entry_conv, frame_conv, full_conv
+from reeltag.models.residual3d import (
+    WIDTHS,
+    HeadPool,
+    ResNet3D,
+    Stem3D,
+    TemporalInit,
+    Triple,
+    entry_conv,
+    frame_conv,
+    full_conv,
+)
 
 # Kinetics-400's own statistics, as torchvision and VMZ use them.
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
@@ -101,12 +111,26 @@ def r3d_mini(
     in_channels: int = 3,
     widths: tuple[int, ...] = (32, 64, 128),
     frames_seen_by: Literal["first", "both"] = "both",
+    temporal_init: TemporalInit = "normal",
+    head_pool: HeadPool = "space_max",
+    cells: Triple = (4, 4, 4),
     head_std: float = 0.01,
 ) -> VideoModel:
     """Build a small R3D for clips of about 64 px: total stride 8 in space, none in time, spatial max-pooling.
 
     A 1x5x5 stem and a max-pool, then one 3x3x3 basic block a width, of which the second alone has a spatial stride: the
     `mini` backbone of TSN and TSM with time. Six convolutions see 13 frames, so that each output frame of 8 sees all.
+
+    Args:
+        num_labels: L.
+        dropout: probability on the pooled features.
+        in_channels: channels of a frame.
+        widths: output width of each block.
+        frames_seen_by: `both` convolutions of a block are 3x3x3, or the `first` alone and the second 1x3x3.
+        temporal_init: see `ResNet3D`. With `shift` and `first` the network starts as `tsm_mini` of fraction 1/4.
+        head_pool: see `ResNet3D`.
+        cells: see `ResNet3D`.
+        head_std: see `VideoModel`.
     """
     if frames_seen_by not in ("first", "both"):
         raise ValueError(f"frames_seen_by is 'first' or 'both', got {frames_seen_by!r}")
@@ -120,7 +144,9 @@ def r3d_mini(
         [(1, 2, 2) if index == 1 else (1, 1, 1) for index in range(len(widths))],
         [full_conv if frames_seen_by == "both" else entry_conv] * len(widths),
         widths=widths,
-        head_pool="space_max",
+        head_pool=head_pool,
+        cells=cells,
+        temporal_init=temporal_init,
         dropout=dropout,
         head_std=head_std,
     )

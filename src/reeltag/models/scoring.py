@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reeltag.schema import INPUT_NAMES
 
 Average = Literal["logits", "probabilities"]
+Activation = Literal["sigmoid", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,16 @@ class VideoScores:
     absent: list[int] = field(default_factory=list)
 
 
-def average_views(logits: Tensor, average: Average) -> Tensor:
+def probabilities(logits: Tensor, activation: Activation) -> Tensor:
+    """Return the probabilities of (..., L) logits: each label's own (`sigmoid`), or shares of 1 (`softmax`)."""
+    return logits.softmax(-1) if activation == "softmax" else logits.sigmoid()
+
+
+def average_views(logits: Tensor, average: Average, activation: Activation = "sigmoid") -> Tensor:
     """Average (B, V, L) logits over views into (B, L) probabilities: mean of logits first, or mean of probabilities."""
     if average == "logits":
-        return logits.mean(1).sigmoid()
-    return logits.sigmoid().mean(1)
+        return probabilities(logits.mean(1), activation)
+    return probabilities(logits, activation).mean(1)
 
 
 def model_inputs(
@@ -85,11 +91,15 @@ def num_views(batch: Mapping[str, Any]) -> int:
 
 
 def score_batch(
-    model: nn.Module, batch: Mapping[str, Any], average: Average, device: torch.device | str = "cpu"
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    average: Average,
+    device: torch.device | str = "cpu",
+    activation: Activation = "sigmoid",
 ) -> tuple[Tensor, Tensor]:
     """Return (B, L) averaged and (B, V, L) single probabilities of the videos of a batch; see `schema.Batch`."""
     logits = model(*model_inputs(model, batch, device)).float().unflatten(0, (-1, num_views(batch)))  # (B, V, L)
-    return average_views(logits, average), logits.sigmoid()
+    return average_views(logits, average, activation), probabilities(logits, activation)
 
 
 def score_videos(
@@ -97,6 +107,7 @@ def score_videos(
     batches: Iterable[dict[str, Any]],
     *,
     average: Average = "probabilities",
+    activation: Activation = "sigmoid",
     device: torch.device | str = "cpu",
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[VideoScores]:
@@ -111,7 +122,7 @@ def score_videos(
                 )
                 continue
             with torch.inference_mode(), autocast():
-                scores, views = score_batch(model, batch, average, device)
+                scores, views = score_batch(model, batch, average, device, activation)
             yield VideoScores(batch["rows"], scores.cpu(), views.cpu(), batch["bad"], batch.get("absent", []))
     finally:
         model.train(was_training)

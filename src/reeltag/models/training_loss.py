@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 from torch import Tensor, nn
 
@@ -41,7 +41,12 @@ class TrainsItself(ABC):
 
     `forward` in training mode keeps those outputs until `training_loss` takes them, so that forward remains the one
     call that wrappers for many devices see, and returns logits (B, L) like every model's.
+
+    Attributes:
+        own_loss: whether it does so with these options; else the recipe's loss on the logits is all.
     """
+
+    own_loss: bool = True
 
     @abstractmethod
     def training_loss(self, logits: Tensor, targets: Tensor, loss: Loss, *, ignore: Tensor | None = None) -> Tensor:
@@ -58,6 +63,11 @@ class TrainsItself(ABC):
         """
 
 
+def has_own_loss(model: nn.Module) -> TypeGuard[TrainsItself]:
+    """Return whether a model, without wrappers, trains by a rule of its own."""
+    return isinstance(model, TrainsItself) and model.own_loss
+
+
 def training_loss(
     model: nn.Module, logits: Tensor, targets: Tensor, loss: Loss, *, ignore: Tensor | None = None
 ) -> Tensor:
@@ -70,6 +80,6 @@ def training_loss(
         loss: the recipe's.
         ignore: (B, L), true where the truth is unknown.
     """
-    if isinstance(model, TrainsItself):
+    if has_own_loss(model):
         return model.training_loss(logits, targets, loss, ignore=ignore)
     return loss(logits, targets, ignore=ignore)
