@@ -9,12 +9,13 @@ import torch
 import reeltag
 from reeltag.build import create_model
 from reeltag.cli import app
+from reeltag.data.sources import FileSource
 from reeltag.errors import StoreError, UnknownName
 from reeltag.hub.convert.renaming import rename, unwrap
 from reeltag.hub.converted_bundle import convert_file
 from reeltag.hub.published import from_published, read_published
 from reeltag.inference.load import load_trained
-from reeltag.media import open_video
+from reeltag.media import open_media
 
 
 def test_wrappers_and_prefixes_are_taken_off():
@@ -109,7 +110,7 @@ def test_convert_writes_a_bundle_that_tags(tmp_path, mini_manifest, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["num_labels"] == 400
     assert facts["first_labels"][0] == "abseiling"  # the one shipped vocabulary of 400
-    several = convert_file(_saved(tmp_path, 313), tmp_path / "mmit", source="tsm", name="tsm_resnet18")
+    several, _ = convert_file(_saved(tmp_path, 313), tmp_path / "mmit", source="tsm", name="tsm_resnet18")
     assert several.recipe.test.activation == "sigmoid"  # Multi-Moments in Time
     tagger = reeltag.Tagger.from_pretrained(tmp_path / "bundle", device="cpu")
     tags = tagger(next(mini_manifest.parent.glob("videos/*.mp4")))
@@ -117,8 +118,8 @@ def test_convert_writes_a_bundle_that_tags(tmp_path, mini_manifest, capsys):
     # Kinetics has one label a clip: scores share 1 among the labels, and are the softmax of the network's own logits.
     assert sum(tags.scores) == pytest.approx(1, abs=1e-5)
     loaded = tagger.loaded
-    with open_video(tags.video) as video, torch.inference_mode():
-        logits = loaded.model.float()(tagger.pixels(video)["video"][:, 0]).float()
+    with FileSource(tags.video, open_media(tags.video)) as source, torch.inference_mode():
+        logits = loaded.model.float()(tagger.look(source)[0]["video"][:, 0]).float()
     expected = logits.softmax(-1).sort(descending=True).values[0]
     torch.testing.assert_close(
         torch.tensor(tags.scores), expected, rtol=0.05, atol=1e-3
