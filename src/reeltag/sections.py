@@ -29,15 +29,17 @@ class AudioSection(Section):
 
     A training clip has a length drawn in [min_seconds, max_seconds] (`seconds` where they are not given), a test crop
     has `seconds`. Shorter sounds are padded with zeros on both sides or played again (`tile`), both to the one length
-    of the batch. `margin_seconds` of zeros stand before and behind every sound before it is cropped. A speed s
-    stretches by s^u, u even in [-1, 1], and `gain_db` g amplifies by a gain even in [-g, g]. A track is silent, and
-    counts as absent, when its RMS over the clip is below `silence_db` of full scale.
+    of the batch. `trim_db` cuts off what is quieter, sample by sample, at both ends. Then a speed s stretches by s^u,
+    u even in [-1, 1], `margin_seconds` of zeros are put before and behind, the crop is taken, and `gain_db` g amplifies
+    by a gain even in [-g, g]. A track is silent, and counts as absent, when its RMS over the clip is below `silence_db`
+    of full scale.
     """
 
     rate_hz: Annotated[int, Field(ge=1000, le=192_000)] = 16_000
     seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
     min_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None
     max_seconds: Annotated[float, Field(gt=0, le=3600)] | None = None
+    trim_db: Annotated[float, Field(lt=0)] | None = None
     margin_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
     speed: Annotated[float, Field(ge=1, le=4)] = 1.0
     gain_db: Annotated[float, Field(ge=0, le=40)] = 0.0

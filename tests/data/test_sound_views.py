@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reeltag.data.sound_views import even_test_crops, fit, level_db, training_crop, training_samples
+from reeltag.data.sound_views import even_test_crops, fit, level_db, training_crop, training_samples, trimmed
 from reeltag.sections import AudioSection
 
 
@@ -28,6 +28,13 @@ def test_short_sounds_lie_between_zeros_or_start_over():
     assert fit(ramp(3), 8, "zeros").tolist() == [0, 0, 1, 2, 3, 0, 0, 0]
     assert fit(ramp(3), 8, "tile").tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
     assert fit(ramp(9), 4, "zeros").tolist() == [1, 2, 3, 4]
+
+
+def test_quiet_ends_are_cut_off_and_a_quiet_middle_is_not():
+    wave = torch.tensor([0.0, 0.001, 0.5, 0.0, -0.1, 0.0009, 0.0])
+    assert torch.equal(trimmed(wave, -60), wave[1:5])
+    assert torch.equal(trimmed(wave, -20), wave[2:5])  # 0.1 is -20 dB, and stays
+    assert torch.equal(trimmed(wave, -1), wave)  # nothing is so loud
 
 
 def test_test_crops_are_even_and_a_single_one_is_the_middle():

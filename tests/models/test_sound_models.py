@@ -5,6 +5,7 @@ import torch
 
 from reeltag.build import create_model
 from reeltag.errors import RecipeError
+from reeltag.layers.spectrogram import preset
 
 
 @pytest.mark.parametrize("shorter", ["tile", "zeros"])
@@ -55,3 +56,15 @@ def test_spectrogram_networks_see_a_map_of_some_bands_and_moments(name):
             features = model.forward_features(torch.zeros(2, round(seconds * 16000)))
             assert tuple(features.shape[1:]) == expected
             assert model.forward_head(features).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["logmel_mini", "mfcc_mini"])
+def test_a_preset_is_changed_by_its_options(name):
+    options = {"n_fft": 1024, "window": 1024, "hop": 512, "f_min_hz": 50.0}
+    with torch.device("meta"):
+        model = create_model(name, num_labels=3, spectrogram_options=options)
+        assert model.front(torch.zeros(2, 16000)).shape == (2, 64 if name == "logmel_mini" else 40, 1 + 16000 // 512)
+    settings = (model.front if name == "logmel_mini" else model.front.log_mel).settings
+    assert settings == preset("speech", **options)
+    with pytest.raises(RecipeError, match="hopp"):
+        create_model(name, num_labels=3, spectrogram_options={"hopp": 512})

@@ -7,6 +7,7 @@ folders, one a class. A file's name begins with its fold; all clips of one recor
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from reeltag.recipe import load_recipe
 from reeltag.store.atomic import write_json
 
 RECIPE = "demo/logmel_mini_esc10"
-# What Tokozume, Ushiku, Harada (arXiv:1711.10282, table 2) compare: one network and schedule, four ways to make clips.
+# What Tokozume, Ushiku, Harada (arXiv:1711.10282, table 1) compare: one network and schedule, four ways to make clips.
 METHODS: dict[str, tuple[str, ...]] = {
     "plain": ("data.mix=null", "data.audio.speed=1", "data.audio.gain_db=0"),
     "bc": ("data.mix={name: between_class}", "data.audio.speed=1", "data.audio.gain_db=0"),
@@ -51,6 +52,7 @@ def esc10(
     seeds: int = 3,
     first_seed: int = 0,
     epochs: float | None = None,
+    workers: int = 2,
 ) -> dict[str, Any]:
     """Train on four folds and test on the fifth, for every fold and seed; print and write the errors in per cent.
 
@@ -66,6 +68,7 @@ def esc10(
         seeds: runs a fold, from `first_seed` on.
         first_seed: the first seed.
         epochs: a shorter or longer schedule; its warm-up and milestones shrink or grow with it.
+        workers: processes that decode while the sounds are packed, once for all runs.
     """
     console, folder = Console(stderr=True, highlight=False), Path(out)
     started = time.monotonic()
@@ -73,7 +76,7 @@ def esc10(
     console.print(f"read as {why}", markup=False)
     fold_of = folds_of(manifest)
     chosen = _chosen(recipe, methods)
-    shards = _packed_once(manifest, folder, load_recipe(recipe).data.audio.rate_hz)
+    shards = _packed_once(manifest, folder, load_recipe(recipe).data.audio.rate_hz, workers)
     prepared_s = time.monotonic() - started
     wanted = sorted(set(fold_of.tolist()) if folds is None else folds)
     stretch = scaled(recipe, epochs)
@@ -121,10 +124,10 @@ def folds_of(manifest: Manifest) -> NDArray[np.int64]:
     return folds
 
 
-def _packed_once(manifest: Manifest, folder: Path, rate_hz: int) -> Path:
+def _packed_once(manifest: Manifest, folder: Path, rate_hz: int, workers: int) -> Path:
     path = folder / "manifest.parquet"
     manifest.write(path)
-    return packed(path, folder / f"packed-{rate_hz}", store="raw", audio_rate_hz=rate_hz)[0]
+    return packed(path, folder / f"packed-{rate_hz}", store="raw", audio_rate_hz=rate_hz, workers=workers)[0]
 
 
 def fold_folder(shards: Path, fold_of: NDArray[np.int64], fold: int) -> Path:
@@ -138,9 +141,8 @@ def fold_folder(shards: Path, fold_of: NDArray[np.int64], fold: int) -> Path:
         raise RecipeError(f"folds: there is no fold {fold}; the names tell of {sorted(set(fold_of.tolist()))}")
     manifest = Manifest.read(shards / "manifest.parquet")
     if len(manifest) != len(fold_of):
-        raise ManifestError(
-            f"{len(fold_of) - len(manifest)} of {len(fold_of)} sounds could not be read; see {shards / 'bad_files.jsonl'}"
-        )
+        bad = len(fold_of) - len(manifest)
+        raise ManifestError(f"{bad} of {len(fold_of)} sounds could not be read; see {shards / 'bad_files.jsonl'}")
     place = shards.parent / f"{shards.name}-fold{fold}"
     place.mkdir(exist_ok=True)
     splits = tuple("test" if each == fold else "train" for each in folds_of(manifest).tolist())
@@ -216,8 +218,6 @@ def scaled(recipe: str, epochs: float | None) -> tuple[str, ...]:
 
 
 def _save(path: Path, name: str, result: dict[str, Any]) -> None:
-    import json
-
     known = json.loads(path.read_text()) if path.exists() else {}
     methods = {**known.get(name, {}).get("methods", {}), **result["methods"]}
     write_json(path, {**known, name: {**result, "methods": methods}})

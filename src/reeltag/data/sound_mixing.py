@@ -32,9 +32,9 @@ def a_weighting_db(frequencies_hz: Tensor) -> Tensor:
 def sound_pressure_db(wave: Tensor, rate_hz: int) -> float:
     """Return how loud a sound is at its loudest moment: the largest A-weighted power of a frame, in dB, at least -80.
 
-    Power spectra of Hann windows that overlap by half, without padding, in the precision of the wave. Paper: Tokozume, Ushiku, Harada,
-    arXiv:1711.10282, section 3.2 and appendix; the published code knows 16 and 44.1 kHz alone, other rates take the
-    power of two that is nearest in time.
+    Power spectra of Hann windows that overlap by half, without padding, in the precision of the wave. Paper: Tokozume,
+    Ushiku, Harada, arXiv:1711.10282, section 3.2 and appendix; the published code knows 16 and 44.1 kHz alone, other
+    rates take the power of two that is nearest in time.
 
     Args:
         wave: (N,) samples; fewer than one frame are padded with zeros.

@@ -18,11 +18,25 @@ _SOUND = 0x736F756E64  # sets the draws of sound apart, so that they are the sam
 def heard(source: Source, audio: AudioSection) -> Tensor | None:
     """Return the sound of a clip, float32 (N,), or None where it has no track, an empty one or a silent one.
 
+    With `audio.trim_db` it begins and ends with a sample that is at least so loud.
+
     Raises:
         MediaError: the file cannot be read.
     """
     wave = source.waveform(audio.rate_hz) if source.has_audio else None
-    return None if wave is None or level_db(wave) < audio.silence_db else wave
+    if wave is None or level_db(wave) < audio.silence_db:
+        return None
+    return wave if audio.trim_db is None else trimmed(wave, audio.trim_db)
+
+
+def trimmed(wave: Tensor, trim_db: float) -> Tensor:
+    """Return (N,) samples without those at both ends that are quieter than `trim_db` of full scale, if any is louder.
+
+    The published code of between-class learning cuts zeros off before it crops (arXiv:1711.10282); a lossy file has
+    small values where they were.
+    """
+    loud = (wave.abs() >= 10 ** (trim_db / 20)).nonzero()
+    return wave[int(loud[0]) : int(loud[-1]) + 1] if len(loud) else wave
 
 
 def level_db(wave: Tensor) -> float:
