@@ -8,7 +8,9 @@ import typer
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="data, decode, frozen, losses, metrics, minimoments, sibur, or all.")],
+    name: Annotated[
+        str, typer.Argument(help="data, decode, esc10, frozen, losses, metrics, minimoments, sibur, or all.")
+    ],
     arguments: Annotated[list[str] | None, typer.Argument(help="What that benchmark takes, as key=value.")] = None,
 ) -> None:
     """Run one of our benchmarks and write its JSON; `all` runs those that need no data.

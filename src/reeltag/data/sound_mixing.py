@@ -51,7 +51,8 @@ def sound_pressure_db(wave: Tensor, rate_hz: int) -> float:
         samples = torch.nn.functional.pad(samples, (0, size - len(samples)))
     window, weights = _window_and_weights(size, rate_hz, samples.dtype)
     frames = samples.unfold(0, size, size // 2) * window  # (frames, size)
-    power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(2)
+    spectrum = torch.fft.rfft(frames)
+    power = spectrum.real.square() + spectrum.imag.square()  # much faster than abs() on a CPU
     loudest = float((power @ weights).max())
     return 10 * math.log10(max(loudest, 10 ** (FLOOR_DB / 10)))
 
