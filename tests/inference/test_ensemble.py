@@ -244,3 +244,47 @@ def test_shipped_ensembles_are_listed_with_their_rows(capsys):
     found = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in found] == [f"alibaba2019/{name}" for name in ("all", "audio", "flow", "rgb")]
     assert found[1]["row"] == "Table 1, Ensemble, Audio"
+
+
+def test_evidence_is_what_a_member_adds_to_what_it_says_on_average():
+    first = scores([[1.0], [-1.0], [3.0]], kind="logit", targets=[[1], [0], [1]])
+    second = scores([[2.0], [0.0], [9.0]], kind="logit", targets=[[1], [0], [1]], covered=[True, True, False])
+    made = fit_ensemble([("rgb", first), ("audio", second)], of="evidence")
+    assert made.evidence is not None
+    np.testing.assert_allclose(made.evidence.centers, [[1.0], [1.0]], rtol=1e-6)
+    found = made.apply([("rgb", first), ("audio", second)], by_place=True)
+    logits = np.log(found.values / (1 - found.values)).ravel()
+    np.testing.assert_allclose(logits - logits[0], [0, -4, 1], atol=1e-5)  # 0 + 1, -2 - 1, and 2 alone
+    assert found.values.mean() == pytest.approx(2 / 3, abs=1e-6)  # the share of the label
+    alone = made.apply([("rgb", first), ("audio", second)], by_place=True, without=["audio"])
+    logits = np.log(alone.values / (1 - alone.values)).ravel()
+    np.testing.assert_allclose(logits - logits[0], [0, -2, 2], atol=1e-5)
+
+
+def test_evidence_is_not_moved_by_a_member_that_is_absent():
+    """The clips with sound hold a label at other logits than those without: a mean puts the latter first."""
+    draw = np.random.default_rng(1)
+    targets = (draw.random((300, 3)) < 0.2).astype(np.uint8)
+    blind = scores(np.full((300, 3), -1.4) + 0.1 * draw.standard_normal((300, 3)), kind="logit", targets=targets)
+    logits = 4.0 * targets - 6 + 0.5 * draw.standard_normal((300, 3))
+    hears = scores(logits, kind="logit", targets=targets, covered=draw.random(300) < 0.5)
+    pair, metric = [("rgb", blind), ("audio", hears)], METRICS["map_macro"]
+    by = {of: metric(fit_ensemble(pair, of=of).apply(pair, by_place=True).values, targets) for of in
+          ("logits", "evidence")}  # fmt: skip
+    assert by["evidence"] > by["logits"] + 0.03
+    for name in ("map_macro", "gap"):
+        found = fit_ensemble(pair, of="evidence", method="weighted", metric=name)
+        again = METRICS[name](found.apply(pair, by_place=True).values, targets)
+        assert found.fitted[name] == pytest.approx(again, abs=1e-5)
+        assert found.fitted[name] >= found.fitted["mean"]
+
+
+def test_evidence_without_truth_and_of_labels_that_nobody_carries():
+    made = fit_ensemble([("rgb", RGB), ("audio", AUDIO)], of="evidence")
+    found = made.apply([("rgb", RGB), ("audio", AUDIO)], by_place=True)
+    np.testing.assert_allclose(found.values.mean(0), [0.55, 0.3], atol=1e-3)  # the mean of what the two say
+    never = [("rgb", scores([[0.1], [0.2]], targets=[[0], [0]])), ("audio", scores([[0.3], [0.3]]))]
+    values = fit_ensemble(never[:1], of="evidence").apply(never[:1], by_place=True).values
+    assert 0 < values[0] < values[1] < 0.5
+    with pytest.raises(ValueError, match="go together"):
+        Ensemble(of="evidence", members=[Member(name="rgb")])

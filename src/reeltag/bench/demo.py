@@ -101,7 +101,7 @@ def run_demo(out: Path, *, quick: bool, console: Console, seed: int = 0) -> Demo
             recipe, shards, out / "runs" / modality, seed=0, split="test", console=console
         )
     members = [(name, run.scores) for name, run in runs.items()]
-    ensemble = fit_ensemble(members, method="mean", of="logits")
+    ensemble = fit_ensemble(members, method="mean", of="evidence")
     ensemble.write(out / "ensemble.json")
     fused = ensemble.apply(members)
     fused.write(out / "fused.parquet")

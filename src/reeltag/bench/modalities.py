@@ -113,7 +113,7 @@ def table(trained: Trained, shards: Path, split: str, groups: Groups) -> dict[st
 
     A model that has nothing to look at says what the labels' shares are: a silent video counts in every row. All is
     given over the videos with sound as well (`with_sound`). Late fusion is `reeltag ensemble`'s, fitted on the
-    training split's label shares alone: no weight is learned.
+    scores of these videos: no weight is learned.
     """
     rows: dict[str, Any] = {}
     single = {name: run.scores for name, run in trained.single.items()}
@@ -137,9 +137,9 @@ def table(trained: Trained, shards: Path, split: str, groups: Groups) -> dict[st
 
 
 def fused(single: Mapping[str, Scores], names: Sequence[str]) -> Scores:
-    """Return the late fusion of some modalities' scores: the mean of logits, over those that a video has."""
+    """Return the late fusion of some modalities' scores: the sum of their evidence, over those that a video has."""
     members = [(name, single[name]) for name in names]
-    return fit_ensemble(members, method="mean", of="logits").apply(members)
+    return fit_ensemble(members, method="mean", of="evidence").apply(members)
 
 
 def by_group(scores: Scores, groups: Groups) -> dict[str, float]:

@@ -12,7 +12,7 @@ from reeltag.cli.console import AsJson, log, print_json, print_table
 
 def demo(
     out: Annotated[Path | None, typer.Option(help="A new folder; demo, demo-2, ... when not given.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Within a minute: few clips, appearance alone.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Within a minute: few clips, appearance and sound.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make clips, train on pictures, flow and sound, fuse them, write a report, and tag a clip that they never saw.

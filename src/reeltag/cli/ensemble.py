@@ -33,10 +33,11 @@ class Method(StrEnum):
 
 
 class Of(StrEnum):
-    """What is averaged."""
+    """What is averaged, or added up."""
 
     probabilities = "probabilities"
     logits = "logits"
+    evidence = "evidence"
 
 
 @app.command("fit")
@@ -45,7 +46,9 @@ def fit(
     out: Annotated[Path, typer.Option(help="The ensemble to write, a JSON file.")],
     method: Annotated[Method, typer.Option(help="Equal weights, or weights with the best metric.")] = Method.mean,
     metric: Annotated[str, typer.Option(help="What weights make large: map_macro, map_samples or gap.")] = "map_macro",
-    of: Annotated[Of, typer.Option(help="What is averaged.")] = Of.probabilities,
+    of: Annotated[
+        Of, typer.Option(help="What is averaged; evidence, what each member adds to what it always says, is added up.")
+    ] = Of.probabilities,
     split: Annotated[str, typer.Option(help="Which score file of a run folder.")] = "val",
     as_json: AsJson = False,
 ) -> None:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from reeltag.errors import StoreError, UnknownName
+from reeltag.inference.evidence import Evidence
 from reeltag.recipe import SourceSection
 from reeltag.registry import close_name
 from reeltag.sections import Section
@@ -22,7 +23,7 @@ from reeltag.store.atomic import write_json
 from reeltag.store.scores import Scores, require_same_labels
 
 Array: TypeAlias = npt.NDArray[Any]
-Of = Literal["probabilities", "logits"]
+Of = Literal["probabilities", "logits", "evidence"]
 Method = Literal["mean", "weighted"]
 Named = tuple[str, Scores]
 _CLIP = 1e-6  # probabilities nearer to 0 or 1 become the logits of this
@@ -57,10 +58,11 @@ class Ensemble(Section):
 
     Attributes:
         method: how the weights were found: `mean`, all alike; `weighted`, see `reeltag.inference.ensemble_fit`.
-        of: what is averaged; of logits the sigmoid is taken.
+        of: what is averaged; of logits the sigmoid is taken. `evidence` is added up, not averaged: see `Evidence`.
         members: at least one.
         label_names: of the scores; None = any.
         label_shares: of the videos of the fit that carry each label.
+        evidence: what evidence is measured from; there is one where `of` is `evidence`.
         fitted: what the fit measured: by name of a metric or of a member.
         source: of a published ensemble.
     """
@@ -71,13 +73,23 @@ class Ensemble(Section):
     members: Annotated[list[Member], Field(min_length=1)]
     label_names: list[str] | None = None
     label_shares: list[float] | None = None
+    evidence: Evidence | None = None
     fitted: dict[str, float] = Field(default_factory=dict)
     source: SourceSection = Field(default_factory=SourceSection)
+
+    @model_validator(mode="after")
+    def _evidence_is_whole(self) -> Ensemble:
+        if (self.of == "evidence") != (self.evidence is not None):
+            raise ValueError("`of: evidence` and `evidence` go together; `reeltag ensemble fit` writes both")
+        if self.evidence is not None and len(self.evidence.centers) != len(self.members):
+            raise ValueError(f"{len(self.members)} members and {len(self.evidence.centers)} rows of `evidence.centers`")
+        return self
 
     @property
     def hash(self) -> str:
         """SHA-256 of everything that changes a score."""
-        content = self.model_dump(mode="json", exclude={"source", "fitted"})
+        absent = {"evidence"} if self.evidence is None else set()
+        content = self.model_dump(mode="json", exclude={"source", "fitted"} | absent)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def write(self, path: Path) -> None:
@@ -126,8 +138,14 @@ class Ensemble(Section):
         weights = np.array([member.weight for member in self.members])
         speaks = np.zeros(len(weights), dtype=bool)
         speaks[list(range(len(weights)) if members is None else members)] = True
-        fused, known = fuse(aligned.for_mean(self.of), aligned.covered & speaks[:, None], weights)
-        if self.of == "logits":
+        covered = aligned.covered & speaks[:, None]
+        if self.evidence is None:
+            fused, known = fuse(aligned.for_mean(self.of), covered, weights)
+        else:
+            centers = np.array(self.evidence.centers)
+            fused, known = fuse(as_logits(aligned.values) - centers[:, None], covered, weights, divide=False)
+            fused += np.array(self.evidence.base)
+        if self.of != "probabilities":
             fused = 1 / (1 + np.exp(-fused))
         shares = 0.5 if self.label_shares is None else np.array(self.label_shares)
         fused = np.where(known[:, None], fused, shares)
@@ -146,20 +164,22 @@ class Ensemble(Section):
         )
 
 
-def fuse(values: Array, covered: Array, weights: Array) -> tuple[Array, Array]:
+def fuse(values: Array, covered: Array, weights: Array, *, divide: bool = True) -> tuple[Array, Array]:
     """Return (N, L) weighted means over the members that cover a video, and (N,) bool, which videos have one.
 
     Args:
         values: (M, N, L).
         covered: (M, N) bool.
         weights: (M,), at least 0.
+        divide: by the sum of the weights; without it, sums are returned.
     """
     shares = weights[:, None] * covered  # (M, N)
     mute = shares.sum(0) == 0
     shares[:, mute] = covered[:, mute]
     total = shares.sum(0)
     known: Array = total > 0
-    shares = shares / np.where(known, total, 1)
+    if divide:
+        shares = shares / np.where(known, total, 1)
     fused = np.zeros(values.shape[1:])
     for share, own in zip(shares, values, strict=True):
         fused += share[:, None] * own
@@ -192,7 +212,7 @@ class Aligned:
     weights_hashes: list[str]
 
     def for_mean(self, of: Of) -> Array:
-        """Return what is averaged, (M, N, L)."""
+        """Return what is averaged or, of evidence, what is compared with the centers: (M, N, L)."""
         return self.values if of == "probabilities" else as_logits(self.values)
 
 

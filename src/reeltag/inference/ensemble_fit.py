@@ -21,6 +21,7 @@ from reeltag.inference.ensemble import (
     fuse,
     matched,
 )
+from reeltag.inference.evidence import Evidence, base_of, centers_of
 from reeltag.metrics import METRICS
 from reeltag.store.scores import Scores
 
@@ -41,7 +42,7 @@ def fit_ensemble(
     Args:
         scores: members by name, of one split; names need not differ (see `Member`).
         method: `mean` for equal weights, which needs no truth, or `weighted`.
-        of: what is averaged.
+        of: what is averaged, or `evidence`, which is added up (see `Evidence`).
         metric: of `FIT_METRICS`, what `weighted` makes large and what is noted of every member.
 
     Returns:
@@ -55,12 +56,14 @@ def fit_ensemble(
     if metric not in FIT_METRICS:
         raise ValueError(f"metric must be one of {', '.join(FIT_METRICS)}, got {metric!r}")
     aligned = align(scores)
+    ones = np.ones(len(scores))
     equal = Ensemble(
         method=method,
         of=of,
         members=[Member(name=name, weights_hash=own.weights_hash) for name, own in scores],
         label_names=aligned.label_names,
         label_shares=label_shares(aligned),
+        evidence=fit_evidence(aligned, ones) if of == "evidence" else None,
     )
     if aligned.targets is None:
         if method == "weighted":
@@ -72,7 +75,7 @@ def fit_ensemble(
     count = len(scores)
     only = np.eye(count)
     alone = [measure(row, aligned.covered * row[:, None]) for row in only]
-    weights = np.ones(count)
+    weights = ones
     found = {metric: measure(weights), "mean": measure(weights)}
     if method == "weighted":
         ends = [search_weights(measure, start) for start in (weights, only[int(np.argmax(alone))])]
@@ -81,7 +84,21 @@ def fit_ensemble(
         found[f"alone: {index + 1} {name}"] = alone[index]
     members = [m.model_copy(update={"weight": float(w)}) for m, w in zip(equal.members, weights, strict=True)]
     known = {name: value for name, value in found.items() if not np.isnan(value)}
-    return equal.model_copy(update={"members": members, "fitted": known})
+    evidence = fit_evidence(aligned, weights) if of == "evidence" else None
+    return equal.model_copy(update={"members": members, "fitted": known, "evidence": evidence})
+
+
+def fit_evidence(aligned: Aligned, weights: Array) -> Evidence:
+    """Return the members' mean logits, and the base at which fused scores have the labels' shares on the same videos.
+
+    Where no truth is known, a label's share is the mean probability that the members give it.
+    """
+    logits = as_logits(aligned.values)
+    centers = centers_of(logits, aligned.covered)
+    given = label_shares(aligned)
+    shares = aligned.values[aligned.covered].mean(0) if given is None else np.array(given)
+    sums, known = fuse(logits - centers[:, None], aligned.covered, weights, divide=False)
+    return Evidence(centers=centers.tolist(), base=base_of(sums[known], shares).tolist())
 
 
 def label_shares(aligned: Aligned) -> list[float] | None:
@@ -97,13 +114,19 @@ def label_shares(aligned: Aligned) -> list[float] | None:
 def _measure(ensemble: Ensemble, aligned: Aligned, metric: str) -> Callable[..., float]:
     """Return the function of weights (M,), and of who covers a video, that gives the metric over all videos."""
     values, rest = aligned.for_mean(ensemble.of), np.array(ensemble.label_shares)
-    if ensemble.of == "logits":  # their order is that of the probabilities that come of them
+    adds = ensemble.evidence is not None
+    shares = rest
+    if ensemble.of != "probabilities":  # their order is that of the probabilities that come of them
         rest = as_logits(rest)
+    if ensemble.evidence is not None:
+        values = values - np.array(ensemble.evidence.centers)[:, None]
     targets = aligned.targets
     assert targets is not None  # whoever measures has checked it
 
     def measure(weights: Array, covered: Array = aligned.covered) -> float:
-        fused, known = fuse(values, covered, weights)
+        fused, known = fuse(values, covered, weights / weights.max() if adds else weights, divide=not adds)
+        if adds:
+            fused += base_of(fused[known], shares)
         return METRICS[metric](np.where(known[:, None], fused, rest), targets, ignore=aligned.ignore)
 
     return measure
