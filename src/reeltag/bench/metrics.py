@@ -103,7 +103,7 @@ def run(rounds: int = 5, sizes: str = "10000,200000", out: str | None = None) ->
     try:
         import torchmetrics  # noqa: F401
     except ImportError:
-        raise ReeltagError("torchmetrics is missing; install the peers with `pip install reeltag[dev]`") from None
+        raise ReeltagError("torchmetrics is missing; install the peers with `pip install reeltag[peers]`") from None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
