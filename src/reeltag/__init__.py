@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reeltag import data, hub, layers, losses, media, metrics, models
     from reeltag.build import create_model
+    from reeltag.inference.ensemble_tagger import EnsembleTagger
     from reeltag.inference.predict import Tagger
     from reeltag.models import list_models
     from reeltag.schema import Tags
 
 __version__ = "0.1.0"
 __all__ = [
+    "EnsembleTagger",
     "Tagger",
     "Tags",
     "create_model",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "EnsembleTagger": "reeltag.inference.ensemble_tagger",
     "Tagger": "reeltag.inference.predict",
     "Tags": "reeltag.schema",
     "create_model": "reeltag.build",

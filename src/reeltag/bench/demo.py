@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from reeltag.bench.minimoments import measure
@@ -17,13 +16,11 @@ from reeltag.data.flow_clip import FlowSettings
 from reeltag.data.flow_store import write_flow
 from reeltag.data.manifest import Manifest
 from reeltag.data.minimoments import write_minimoments
-from reeltag.errors import MediaError, StoreError
-from reeltag.inference.ensemble import Ensemble
+from reeltag.errors import StoreError
 from reeltag.inference.ensemble_fit import fit_ensemble
-from reeltag.inference.predict import Tagger
+from reeltag.inference.ensemble_tagger import EnsembleTagger
 from reeltag.report.from_runs import report_runs
 from reeltag.schema import Tags
-from reeltag.store.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -102,57 +99,21 @@ def run_demo(out: Path, *, quick: bool, console: Console, seed: int = 0) -> Demo
         )
     members = [(name, run.scores) for name, run in runs.items()]
     ensemble = fit_ensemble(members, method="mean", of="evidence")
-    ensemble.write(out / "ensemble.json")
+    folders = {name: run.folder for name, run in runs.items()}
+    ensemble.write(out / "ensemble.json", list(folders.values()))
     fused = ensemble.apply(members)
     fused.write(out / "fused.parquet")
-    folders = {name: run.folder for name, run in runs.items()}
     pages = [out / "fused.parquet", *folders.values()]
     report = report_runs(pages, out / "report.html", split="test", manifest=manifest)
-    tags, truth = _tag_unseen(manifest, folders, ensemble)
+    video, truth = _richest(manifest)
+    tags = EnsembleTagger.from_file(out / "ensemble.json")(video)
     measured = {name: measure(scores) for name, scores in (*members, ("together", fused))}
     return DemoResult(report, folders, out / "ensemble.json", tags, truth, measured, time.monotonic() - started)
 
 
-def _tag_unseen(manifest: Path, runs: Mapping[str, Path], ensemble: Ensemble) -> tuple[Tags, list[str]]:
-    """Tag the test clip with the most labels by every model and fuse what they say; return also the truth."""
+def _richest(manifest: Path) -> tuple[Path, list[str]]:
+    """Return the test clip with the most labels, and these."""
     table = Manifest.read(manifest)
     tested = [row for row, split in enumerate(table.splits or ()) if split == "test"]
     row = max(tested, key=lambda each: len(table.labels[each]))
-    video, names = table.video_path(row), list(table.label_names)
-    said = {name: _said(run, video) for name, run in runs.items()}
-    first = next(tags for tags in said.values() if tags is not None)
-    members = [(name, _as_scores(tags, names)) for name, tags in said.items()]
-    values = ensemble.apply(members, by_place=True).values[0]
-    labels = [names[label] for label in np.argsort(-values, kind="stable")]
-    by_label = dict(zip(names, values.tolist(), strict=True))
-    thresholds = dict(zip(first.labels, first.thresholds, strict=True))
-    tags = replace(
-        first,
-        labels=labels,
-        scores=[by_label[label] for label in labels],
-        thresholds=[thresholds[label] for label in labels],
-        modalities=[name for name, each in said.items() if each is not None],
-        missing=[name for name, each in said.items() if each is None],
-    )
-    return tags, [names[label] for label in table.labels[row]]
-
-
-def _said(run: Path, video: Path) -> Tags | None:
-    """Return the tags of one model, or None where the clip has nothing that it takes: no sound track, for example."""
-    try:
-        return Tagger.from_pretrained(run)(video)
-    except MediaError as error:
-        if error.reason != "unsupported":
-            raise
-        return None
-
-
-def _as_scores(tags: Tags | None, names: list[str]) -> Scores:
-    scores = {} if tags is None else dict(zip(tags.labels, tags.scores, strict=True))
-    return Scores(
-        video_ids=["clip"],
-        values=np.array([[scores.get(name, 0.5) for name in names]], dtype=np.float32),
-        label_names=names,
-        kind="probability",
-        covered=np.array([tags is not None]),
-    )
+    return table.video_path(row), [table.label_names[label] for label in table.labels[row]]

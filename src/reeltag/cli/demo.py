@@ -34,7 +34,7 @@ def demo(
     print(f"an unseen clip, {result.tags.video}, carries {', '.join(result.truth)}; its five best tags:")
     print_table(["label", "score"], list(zip(result.tags.labels[:5], result.tags.scores[:5], strict=True)))
     print(f"report: {result.report}   ({result.seconds:.0f} s in all)")
-    print(f"next: reeltag tag {next(iter(result.runs.values()))} YOUR_VIDEO.mp4")
+    print(f"next: reeltag tag {result.ensemble} YOUR_VIDEO.mp4")
 
 
 def _free_folder() -> Path:

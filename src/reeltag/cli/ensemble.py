@@ -63,9 +63,9 @@ def fit(
         raise ReeltagError(f"--metric {metric!r} is none of {', '.join(FIT_METRICS)}")
     members = _read(scores, split)
     made = fit_ensemble(members, method=method.value, of=of.value, metric=metric)
-    made.write(out)
+    made.write(out, [path if path.is_dir() else None for _, path in map(_named, scores)])
     if as_json:
-        print_json(made.model_dump(mode="json"))
+        print_json(json.loads(out.read_text(encoding="utf-8")))
         return
     rows = [
         (member.name, member.weight, made.fitted.get(f"alone: {place} {member.name}", "-"))
@@ -75,6 +75,8 @@ def fit(
     if metric in made.fitted:
         print(f"{metric} of the ensemble {made.fitted[metric]:.4f}, of the plain mean {made.fitted['mean']:.4f}")
     print(f"apply it to another split: reeltag ensemble apply {out} SCORES... --split test --out fused.parquet")
+    if all(path.is_dir() for _, path in map(_named, scores)):
+        print(f"or tag with it: reeltag tag {out} VIDEO...")
 
 
 @app.command("apply")

@@ -12,7 +12,7 @@ from reeltag.cli.console import AsJson, Device
 
 
 def tag(
-    model: Annotated[str, typer.Argument(help="A run folder or a bundle.")],
+    model: Annotated[str, typer.Argument(help="A run folder, a bundle, or an ensemble of them.")],
     inputs: Annotated[list[Path], typer.Argument(help="Videos, folders, or a manifest.")],
     top: Annotated[int | None, typer.Option(min=1, help="Keep the best labels of each video alone.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Which weights of a run: last or best.")] = "last",
@@ -28,9 +28,14 @@ def tag(
     Example: reeltag tag runs/first holiday/ clip.mp4 --top 5 --json
     """
     from reeltag.errors import MediaError, ReeltagError
+    from reeltag.inference.ensemble_tagger import EnsembleTagger
     from reeltag.inference.predict import Tagger, find_videos
 
-    tagger = Tagger.from_pretrained(model, device=device, checkpoint=checkpoint, extractor=extractor)
+    tagger: Tagger | EnsembleTagger
+    if model.endswith(".json"):
+        tagger = EnsembleTagger.from_file(model, device=device, checkpoint=checkpoint)
+    else:
+        tagger = Tagger.from_pretrained(model, device=device, checkpoint=checkpoint, extractor=extractor)
     videos = find_videos(inputs, sounds="audio" in tagger.takes)
     if not videos:
         raise ReeltagError(f"no video found in {', '.join(map(str, inputs))}; give files, folders or a manifest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -39,12 +40,14 @@ class Member(Section):
         weight: at least 0; the weights of an ensemble need not sum to 1.
         recipe: the shipped recipe that trains it, where an ensemble is a published one.
         weights_hash: of the model whose scores it was fitted on; empty = of any.
+        model: its run folder or bundle, seen from the folder of the ensemble's file; empty = known by scores alone.
     """
 
     name: str
     weight: Annotated[float, Field(ge=0)] = 1.0
     recipe: str = ""
     weights_hash: str = ""
+    model: str = ""
 
 
 class Ensemble(Section):
@@ -88,13 +91,24 @@ class Ensemble(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of everything that changes a score."""
-        absent = {"evidence"} if self.evidence is None else set()
-        content = self.model_dump(mode="json", exclude={"source", "fitted"} | absent)
+        silent: dict[str, Any] = {"source": True, "fitted": True, "members": {"__all__": {"model"}}}
+        if self.evidence is None:
+            silent["evidence"] = True
+        content = self.model_dump(mode="json", exclude=silent)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def write(self, path: Path) -> None:
-        """Write one JSON file, whole or not at all."""
-        write_json(path, self.model_dump(mode="json"))
+    def write(self, path: Path, models: Sequence[Path | None] | None = None) -> None:
+        """Write one JSON file, whole or not at all.
+
+        Args:
+            path: of the file.
+            models: where the members' run folders or bundles lie, so that the ensemble can tag videos; None = as it is.
+        """
+        members = self.members
+        if models is not None:
+            places = ["" if m is None else os.path.relpath(m.resolve(), path.parent.resolve()) for m in models]
+            members = [m.model_copy(update={"model": at}) for m, at in zip(members, places, strict=True)]
+        write_json(path, self.model_copy(update={"members": members}).model_dump(mode="json"))
 
     @classmethod
     def read(cls, path: str | Path) -> Ensemble:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -147,11 +147,16 @@ class Tagger:
 
     def many(self, videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
         """Yield the tags of each video, or the error of one that cannot be read; the others go on."""
-        for video in videos:
-            try:
-                yield self(video)
-            except MediaError as error:
-                yield error
+        return tag_each(self, videos)
+
+
+def tag_each(tagger: Callable[[str | Path], Tags], videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
+    """Yield what a tagger says of each video, or the error of one that cannot be read."""
+    for video in videos:
+        try:
+            yield tagger(video)
+        except MediaError as error:
+            yield error
 
 
 def find_videos(inputs: Iterable[str | Path], *, sounds: bool = False) -> list[Path]:

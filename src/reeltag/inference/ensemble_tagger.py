@@ -1,0 +1,116 @@
+"""Tagging by several models at once: an ensemble whose members' runs or bundles are at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reeltag.errors import MediaError, StoreError
+from reeltag.hub.bundle import DEFAULT_THRESHOLD
+from reeltag.inference.ensemble import Ensemble, find_ensemble
+from reeltag.inference.predict import Tagger, tag_each
+from reeltag.schema import Tags
+from reeltag.store.scores import Scores
+
+
+class EnsembleTagger:
+    """Tags videos by an ensemble: every member looks at the video, those that find nothing of theirs are left out.
+
+    A member opens the file for itself. The tags are those of `Ensemble.apply` on the members' scores of the video; a
+    label counts as present from 0.5 on.
+
+    Args:
+        ensemble: of M members.
+        taggers: M, in its order, of the same labels.
+    """
+
+    def __init__(self, ensemble: Ensemble, taggers: Sequence[Tagger]) -> None:
+        self.ensemble, self.taggers = ensemble, list(taggers)
+        self.label_names = self.taggers[0].label_names
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, device: str = "auto", checkpoint: str = "last") -> EnsembleTagger:
+        """Read an ensemble that was fitted on run folders or bundles, and load these.
+
+        Args:
+            path: the file; members' folders are relative to its own.
+            device: a torch device, or `auto`.
+            checkpoint: `last` or `best`, of members that are run folders.
+
+        Raises:
+            StoreError: the ensemble knows scores alone, or a folder is gone or holds other weights than those it was
+                fitted on.
+        """
+        ensemble, file = Ensemble.read(path), find_ensemble(str(path))
+        if unknown := [member.name for member in ensemble.members if not member.model]:
+            raise StoreError(
+                f"{path} does not say where the model of {unknown[0]!r} lies; `reeltag ensemble fit` on run folders "
+                "(NAME=RUN) writes an ensemble that can tag"
+            )
+        taggers = []
+        for member in ensemble.members:
+            folder = file.parent / member.model
+            tagger = Tagger.from_pretrained(folder, device=device, checkpoint=checkpoint)
+            found = tagger.loaded.trained.weights_hash
+            if member.weights_hash and found != member.weights_hash:
+                raise StoreError(
+                    f"the {checkpoint} weights of {folder} are {found[:12]}, and {path} was fitted on "
+                    f"{member.weights_hash[:12]}: choose the other --checkpoint, or evaluate and fit again"
+                )
+            taggers.append(tagger)
+        return cls(ensemble, taggers)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The modalities of a file that are used where it has them."""
+        return tuple(dict.fromkeys(modality for tagger in self.taggers for modality in tagger.takes))
+
+    def __call__(self, video: str | Path) -> Tags:
+        """Return the tags of one video.
+
+        Raises:
+            MediaError: the file cannot be read, or has nothing of what any member takes; `.reason` says why.
+        """
+        said = [self._said(tagger, video) for tagger in self.taggers]
+        known = [tags for tags in said if tags is not None]
+        if not known:
+            what = " and ".join(self.takes)
+            raise MediaError("unsupported", str(video), f"the members take {what}, and the file has nothing of these")
+        named = [(m.name, self._scores(tags)) for m, tags in zip(self.ensemble.members, said, strict=True)]
+        values = self.ensemble.apply(named, by_place=True).values[0].tolist()
+        order = sorted(range(len(values)), key=lambda label: -values[label])
+        used = [modality for modality in self.takes if any(modality in tags.modalities for tags in known)]
+        return Tags(
+            video=str(video),
+            labels=[self.label_names[label] for label in order],
+            scores=[values[label] for label in order],
+            thresholds=[DEFAULT_THRESHOLD] * len(order),
+            modalities=used,
+            missing=[modality for modality in self.takes if modality not in used],
+            duration_s=max(tags.duration_s for tags in known),
+            damaged=any(tags.damaged for tags in known),
+        )
+
+    def many(self, videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
+        """Yield the tags of each video, or the error of one that cannot be read; the others go on."""
+        return tag_each(self, videos)
+
+    def _said(self, tagger: Tagger, video: str | Path) -> Tags | None:
+        try:
+            return tagger(video)
+        except MediaError as error:
+            if error.reason != "unsupported":
+                raise
+            return None
+
+    def _scores(self, tags: Tags | None) -> Scores:
+        by_label = {} if tags is None else dict(zip(tags.labels, tags.scores, strict=True))
+        return Scores(
+            video_ids=["video"],
+            values=np.array([[by_label.get(name, DEFAULT_THRESHOLD) for name in self.label_names]], dtype=np.float32),
+            label_names=self.label_names,
+            kind="probability",
+            covered=np.array([tags is not None]),
+        )
