@@ -100,8 +100,14 @@ def test_a_fusion_of_pictures_and_sound_counts_what_a_video_has():
     covered = np.array([True, False, True, True])
     audio = Scores(values=heard, kind="probability", weights_hash="2" * 64, covered=covered, **facts)
     both = fused({"rgb": rgb, "audio": audio}, ("rgb", "audio"))
-    assert both.values[1].tolist() == pytest.approx([0.1, 0.5], abs=1e-5)  # no sound: what pictures say
-    logit = np.log(0.9 / 0.1) / 2
-    assert both.values[0, 0] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-5)
+    logits = np.log(both.values / (1 - both.values))
+    strong, weak = np.log(0.9 / 0.1), np.log(0.8 / 0.2)
+    # Pictures say on average 0 of what is seen, sound always the same, so it adds nothing: with it or without.
+    np.testing.assert_allclose(logits[:, 0] - logits[1, 0], [2 * strong, 0, strong - weak, strong + weak], atol=1e-4)
+    center = -weak / 3  # of what sound says of the three that have some; the second adds nothing to it
+    np.testing.assert_allclose(
+        logits[:, 1] - logits[1, 1], np.array([-strong, center, -weak, strong]) - center, atol=1e-4
+    )
+    np.testing.assert_allclose(both.values.mean(0), [0.5, 0.5], atol=1e-5)  # the shares of both labels
     found = by_group(both, {"pictures": ["seen"], "sounds": ["heard"]})
     assert found == {"all": 1.0, "pictures": 1.0, "sounds": 1.0}
