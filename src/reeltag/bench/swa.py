@@ -22,21 +22,22 @@ METRIC = "map_macro"
 @BENCHES.register("swa")
 def swa(
     out: str = "runs/swa",
-    train: int = 800,
+    train: int = 300,
     val: int = 400,
     seeds: int = 5,
     first_seed: int = 0,
     data_seed: int = 0,
-    recipe: str = "demo/tsm_mini",
-    epochs: int = 18,
-    from_epoch: int = 12,
-    lr_high: float = 0.5,
-    lr_low: float = 0.02,
+    recipe: str = "demo/quick",
+    epochs: int = 60,
+    from_epoch: int = 36,
+    cycle_epochs: int = 4,
+    lr_high: float = 2.0,
+    lr_low: float = 0.5,
 ) -> dict[str, Any]:
     """Train a recipe with SWA over seeds and compare macro AP of the average with that of every cycle's end.
 
-    A cycle is one epoch; its end, where the rate is lowest, is scored as it is, with its own batch norms. All numbers
-    are of the validation split, the best cycle's end is chosen on it, and the average is not: what chance there is in
+    The end of a cycle, where the rate is lowest, is scored as it is, with its own batch norms. All numbers are of the
+    validation split, the best cycle's end is chosen on it, and the average is not: what chance there is in
     the comparison favours the checkpoints.
 
     Args:
@@ -46,7 +47,7 @@ def swa(
         first_seed: the first seed; with a second machine or core, another call does the others.
         data_seed: of the generated clips.
         recipe: what to train.
-        epochs: of a run; `from_epoch`: where the cycles begin.
+        epochs: of a run; `from_epoch`: where the cycles begin, `cycle_epochs`: how long each is.
         lr_high: rate at the begin of a cycle, `lr_low` at its end, as shares of the recipe's.
     """
     console, folder = Console(stderr=True, highlight=False), Path(out)
@@ -56,8 +57,8 @@ def swa(
     shards, _ = packed(manifest, folder / "packed", store="raw", short_side_px=72)
     overrides = (
         f"train.epochs={epochs}",
-        "train.evaluate_every=1",
-        f"train.swa={{from_epoch: {from_epoch}, cycle_epochs: 1, lr_high: {lr_high}, lr_low: {lr_low}}}",
+        f"train.evaluate_every={cycle_epochs}",
+        f"train.swa={{from_epoch: {from_epoch}, cycle_epochs: {cycle_epochs}, lr_high: {lr_high}, lr_low: {lr_low}}}",
     )
     runs = []
     for seed in range(first_seed, first_seed + seeds):
@@ -71,7 +72,7 @@ def swa(
         "train_clips": train,
         "val_clips": val,
         "epochs": epochs,
-        "cycles": epochs - from_epoch,
+        "cycles": (epochs - from_epoch) // cycle_epochs,
         "lr_shares": [lr_high, lr_low],
         "metric": METRIC,
         "runs": runs,
