@@ -73,7 +73,7 @@ def fit(
     ]
     print_table(["member", "weight", f"{metric} alone"], rows)
     if metric in made.fitted:
-        print(f"{metric} of the ensemble {made.fitted[metric]:.4f}, of the plain mean {made.fitted['mean']:.4f}")
+        print(f"{metric} of the ensemble {made.fitted[metric]:.4f}, with equal weights {made.fitted['mean']:.4f}")
     print(f"apply it to another split: reeltag ensemble apply {out} SCORES... --split test --out fused.parquet")
     if all(path.is_dir() for _, path in map(_named, scores)):
         print(f"or tag with it: reeltag tag {out} VIDEO...")
