@@ -288,3 +288,15 @@ def test_evidence_without_truth_and_of_labels_that_nobody_carries():
     assert 0 < values[0] < values[1] < 0.5
     with pytest.raises(ValueError, match="go together"):
         Ensemble(of="evidence", members=[Member(name="rgb")])
+
+
+def test_evidence_needs_a_video_that_somebody_covers_and_takes_a_single_one():
+    nobody = scores([[0.5, 0.5]], targets=[[1, 0]], covered=[False])
+    with pytest.raises(StoreError, match="no member covers any video"):
+        fit_ensemble([("rgb", nobody)], of="evidence")
+    one = [("rgb", scores([[0.9, 0.2]], targets=[[1, 0]]))]
+    values = fit_ensemble(one, of="evidence", method="weighted").apply(one, by_place=True).values
+    np.testing.assert_allclose(values, [[0.75, 0.25]], atol=1e-6)  # half a video away from 1 and 0
+    made = fit_ensemble(one, of="evidence")
+    with pytest.raises(ValueError, match="labels in its base and centers"):
+        Ensemble.model_validate({**made.model_dump(), "label_names": ["a"]})

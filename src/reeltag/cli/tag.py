@@ -33,7 +33,7 @@ def tag(
 
     tagger: Tagger | EnsembleTagger
     if model.endswith(".json"):
-        tagger = EnsembleTagger.from_file(model, device=device, checkpoint=checkpoint)
+        tagger = EnsembleTagger.from_file(model, device=device, checkpoint=checkpoint, extractor=extractor)
     else:
         tagger = Tagger.from_pretrained(model, device=device, checkpoint=checkpoint, extractor=extractor)
     videos = find_videos(inputs, sounds="audio" in tagger.takes)

@@ -84,8 +84,11 @@ class Ensemble(Section):
     def _evidence_is_whole(self) -> Ensemble:
         if (self.of == "evidence") != (self.evidence is not None):
             raise ValueError("`of: evidence` and `evidence` go together; `reeltag ensemble fit` writes both")
-        if self.evidence is not None and len(self.evidence.centers) != len(self.members):
-            raise ValueError(f"{len(self.members)} members and {len(self.evidence.centers)} rows of `evidence.centers`")
+        if self.evidence is not None:
+            found = [len(self.evidence.base), *map(len, self.evidence.centers)]
+            wanted = [len(self.label_names or ())] * (1 + len(self.members))
+            if found != wanted:
+                raise ValueError(f"`evidence` holds {found} labels in its base and centers and needs {wanted}")
         return self
 
     @property

@@ -55,15 +55,14 @@ def fit_ensemble(
     """
     if metric not in FIT_METRICS:
         raise ValueError(f"metric must be one of {', '.join(FIT_METRICS)}, got {metric!r}")
-    aligned = align(scores)
-    ones = np.ones(len(scores))
+    aligned, weights = align(scores), np.ones(len(scores))
     equal = Ensemble(
         method=method,
         of=of,
         members=[Member(name=name, weights_hash=own.weights_hash) for name, own in scores],
         label_names=aligned.label_names,
         label_shares=label_shares(aligned),
-        evidence=fit_evidence(aligned, ones) if of == "evidence" else None,
+        evidence=fit_evidence(aligned, weights) if of == "evidence" else None,
     )
     if aligned.targets is None:
         if method == "weighted":
@@ -72,19 +71,18 @@ def fit_ensemble(
             )
         return equal
     measure = _measure(equal, aligned, metric)
-    count = len(scores)
-    only = np.eye(count)
+    only = np.eye(len(scores))
     alone = [measure(row, aligned.covered * row[:, None]) for row in only]
-    weights = ones
-    found = {metric: measure(weights), "mean": measure(weights)}
+    equally = measure(weights)
+    found, evidence = {metric: equally, "mean": equally}, equal.evidence
     if method == "weighted":
         ends = [search_weights(measure, start) for start in (weights, only[int(np.argmax(alone))])]
         weights, found[metric] = max(ends, key=lambda end: end[1])  # the first of equals: equal weights
+        evidence = None if evidence is None else fit_evidence(aligned, weights)
     for index, (name, _) in enumerate(scores):
         found[f"alone: {index + 1} {name}"] = alone[index]
     members = [m.model_copy(update={"weight": float(w)}) for m, w in zip(equal.members, weights, strict=True)]
     known = {name: value for name, value in found.items() if not np.isnan(value)}
-    evidence = fit_evidence(aligned, weights) if of == "evidence" else None
     return equal.model_copy(update={"members": members, "fitted": known, "evidence": evidence})
 
 
@@ -93,10 +91,14 @@ def fit_evidence(aligned: Aligned, weights: Array) -> Evidence:
 
     Where no truth is known, a label's share is the mean probability that the members give it.
     """
+    if not aligned.covered.any():
+        raise StoreError(
+            "no member covers any video, so there is no evidence; fit on videos that have something to see"
+        )
     logits = as_logits(aligned.values)
     centers = centers_of(logits, aligned.covered)
     given = label_shares(aligned)
-    shares = aligned.values[aligned.covered].mean(0) if given is None else np.array(given)
+    shares = np.array(given) if given is not None else aligned.values[aligned.covered].mean(0)
     sums, known = fuse(logits - centers[:, None], aligned.covered, weights, divide=False)
     return Evidence(centers=centers.tolist(), base=base_of(sums[known], shares).tolist())
 
@@ -125,7 +127,7 @@ def _measure(ensemble: Ensemble, aligned: Aligned, metric: str) -> Callable[...,
 
     def measure(weights: Array, covered: Array = aligned.covered) -> float:
         fused, known = fuse(values, covered, weights / weights.max() if adds else weights, divide=not adds)
-        if adds:
+        if adds and not (metric == "map_macro" and known.all()):  # a base changes no order within a label
             fused += base_of(fused[known], shares)
         return METRICS[metric](np.where(known[:, None], fused, rest), targets, ignore=aligned.ignore)
 

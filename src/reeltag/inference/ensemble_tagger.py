@@ -24,20 +24,31 @@ class EnsembleTagger:
     Args:
         ensemble: of M members.
         taggers: M, in its order, of the same labels.
+
+    Raises:
+        StoreError: members of other labels.
     """
 
     def __init__(self, ensemble: Ensemble, taggers: Sequence[Tagger]) -> None:
         self.ensemble, self.taggers = ensemble, list(taggers)
         self.label_names = self.taggers[0].label_names
+        for member, tagger in zip(ensemble.members, self.taggers, strict=True):
+            if tagger.label_names != self.label_names:
+                raise StoreError(
+                    f"{member.name} knows other labels than {ensemble.members[0].name}, or in another order"
+                )
 
     @classmethod
-    def from_file(cls, path: str | Path, *, device: str = "auto", checkpoint: str = "last") -> EnsembleTagger:
+    def from_file(
+        cls, path: str | Path, *, device: str = "auto", checkpoint: str = "last", extractor: str | None = None
+    ) -> EnsembleTagger:
         """Read an ensemble that was fitted on run folders or bundles, and load these.
 
         Args:
             path: the file; members' folders are relative to its own.
             device: a torch device, or `auto`.
             checkpoint: `last` or `best`, of members that are run folders.
+            extractor: for members on stored features, where the model that makes them lies now.
 
         Raises:
             StoreError: the ensemble knows scores alone, or a folder is gone or holds other weights than those it was
@@ -52,7 +63,7 @@ class EnsembleTagger:
         taggers = []
         for member in ensemble.members:
             folder = file.parent / member.model
-            tagger = Tagger.from_pretrained(folder, device=device, checkpoint=checkpoint)
+            tagger = Tagger.from_pretrained(folder, device=device, checkpoint=checkpoint, extractor=extractor)
             found = tagger.loaded.trained.weights_hash
             if member.weights_hash and found != member.weights_hash:
                 raise StoreError(
