@@ -269,3 +269,14 @@ def test_paths_outside_the_folder_can_be_packed(clips, tmp_path):
     outside = replace(clips.take([0]), root=clips.root / "lists", paths=("../a.mp4",))
     pack(outside, tmp_path, short_side_px=32, workers=0)
     assert PackedVideos(tmp_path).manifest.paths == (str(clips.root / "a.mp4"),)
+
+
+def test_a_pack_says_what_it_holds_in_a_sentence(mini_manifest, tmp_path, capsys):
+    from reeltag.cli import app
+
+    call = ["data", "pack", str(mini_manifest), "--out", str(tmp_path / "p"), "--short-side-px", "24", "--workers", "1"]
+    for kept in ("", ", 48 of them there before"):
+        app(call, standalone_mode=False)
+        line = capsys.readouterr().out.strip()
+        assert line.startswith(f"{tmp_path / 'p'}: frames and sound of 48 clips{kept}, ")
+        assert line.endswith("0 unreadable")

@@ -180,8 +180,10 @@ def pack(
         )
     if as_json:
         print_json({**asdict(report), "folder": str(report.folder)})
-    else:
-        print(report)
+        return
+    print(report.sentence("frames and sound" if audio_rate_hz else "frames"))
+    if report.bad:
+        log().print(f"{report.folder / 'bad_files.jsonl'} says why each was left out", markup=False)
 
 
 @app.command("demo")

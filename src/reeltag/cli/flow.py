@@ -92,12 +92,7 @@ def flow(
     if as_json:
         print_json({**asdict(report), "folder": str(report.folder)})
     else:
-        kept = f", {report.resumed} of them there before" if report.resumed else ""
-        mended = f", {report.mended} damaged shards made anew" if report.mended else ""
-        print(
-            f"{report.folder}: flow of {report.clips} clips{kept}{mended}, {report.num_bytes / 1e6:.1f} MB, "
-            f"{len(report.bad)} unreadable"
-        )
+        print(report.sentence("flow"))
     if report.bad:
         log().print(f"{report.folder / 'bad_files.jsonl'} says why each was left out", markup=False)
         raise typer.Exit(1)

@@ -83,6 +83,13 @@ class ShardReport:
         """Share of the clips that could not be read."""
         return len(self.bad) / (len(self.bad) + self.clips)
 
+    def sentence(self, what: str) -> str:
+        """Return one line for people; `what` is what is stored of the clips: `pictures`, `flow`."""
+        kept = f", {self.resumed} of them there before" if self.resumed else ""
+        mended = f", {self.mended} damaged shards made anew" if self.mended else ""
+        size = f"{self.num_bytes / 1e6:.1f} MB, {len(self.bad)} unreadable"
+        return f"{self.folder}: {what} of {self.clips} clips{kept}{mended}, {size}"
+
 
 @dataclass(frozen=True)
 class ShardJob(Generic[Item]):
