@@ -126,6 +126,9 @@ class Ensemble(Section):
             return cls.model_validate(json.loads(file.read_text(encoding="utf-8")))
         except (ValidationError, ValueError, OSError) as error:
             detail = str(error).splitlines()[0]
+            if isinstance(error, ValidationError):  # whose first line is but a count
+                first = error.errors()[0]
+                detail = ": ".join([*map(str, first["loc"]), first["msg"]])
             raise StoreError(f"{path} is no ensemble ({detail}); `reeltag ensemble fit` writes them") from None
 
     def apply(self, scores: Sequence[Named], *, by_place: bool = False, without: Sequence[str] = ()) -> Scores:
