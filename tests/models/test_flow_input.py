@@ -55,7 +55,7 @@ def test_what_reaches_the_first_convolution_is_the_flow_over_its_bound(name, cha
 def bundle_of(model, name: str, folder) -> str:
     recipe = recipe_with({"model": {"name": name}}, (), name)
     weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    write_bundle(TrainedModel(folder, recipe, ["a", "b", "c"], weights, [0.5] * 3, ""), folder)
+    write_bundle(TrainedModel(folder, recipe, ["a", "b", "c"], weights, ""), folder)
     return str(folder)
 
 

@@ -229,14 +229,14 @@ def test_streams_start_from_bundles_and_a_bundle_of_all_needs_them_no_more(tmp_p
     sound = recipe_with({"model": SMALL["audio"]}, [], "sound")
     trained = build_model(sound, 6)
     names = [f"label{i}" for i in range(6)]
-    write_bundle(TrainedModel(tmp_path / "a", sound, names, trained.state_dict(), [0.5] * 6, ""), tmp_path / "a")
+    write_bundle(TrainedModel(tmp_path / "a", sound, names, trained.state_dict(), ""), tmp_path / "a")
     streams = {**SMALL, "audio": {**SMALL["audio"], "pretrained": str(tmp_path / "a")}}
     recipe = recipe_with({"model": {"name": "fusion_gated", "streams": streams, "width": 8}}, [], "all")
     model = build_model(recipe, 2)
     ours = model.streams["audio"].state_dict()
     assert ours
     assert all(torch.equal(value, trained.state_dict()[key]) for key, value in ours.items())
-    write_bundle(TrainedModel(tmp_path / "b", recipe, names[:2], model.state_dict(), [0.5] * 2, ""), tmp_path / "b")
+    write_bundle(TrainedModel(tmp_path / "b", recipe, names[:2], model.state_dict(), ""), tmp_path / "b")
     (tmp_path / "a").rename(tmp_path / "gone")
     assert "pretrained" not in without_starts(recipe).model.options["streams"]["audio"]
     loaded = load_trained(str(tmp_path / "b"), device="cpu").model

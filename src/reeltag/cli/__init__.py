@@ -9,6 +9,7 @@ import typer
 
 from reeltag.cli import (
     bench,
+    calibrate,
     compare,
     convert,
     data,
@@ -42,6 +43,7 @@ app.command("flow")(flow.flow)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("calibrate")(calibrate.calibrate)
 app.command("tag")(tag.tag)
 app.add_typer(ensemble.app, name="ensemble")
 app.command("report")(report.report)

@@ -62,8 +62,9 @@ def evaluate(
     path = write_evaluation(found, loaded, folder)
     if publish:
         log().print(f"published {publish_results(found, loaded)}")
+    facts = summary(found, loaded)
     if as_json:
-        print_json(summary(found, loaded))
+        print_json(facts)
     else:
         results = found.results
         print_table(["metric", "value"], [(name, value) for name, value in results.values.items()])
@@ -78,6 +79,12 @@ def evaluate(
                 f"coverage {found.num_covered} of {total}: the others have nothing that the model takes; with the "
                 f"labels' shares of training for these, {best}@all {found.over_all[best]:.4f}"
             )
+        if calibrated := facts.get("calibrated"):
+            values = ", ".join(
+                f"{name} {value:.4f}" for name, value in calibrated["values"].items() if value is not None
+            )
+            flattering = " (fitted on these very videos)" if calibrated["fitted_on_these_videos"] else ""
+            print(f"calibrated{flattering}: {values}")
         print(path)
     if found.bad:
         raise typer.Exit(1)

@@ -16,10 +16,9 @@ from reeltag.models.image2d import fit_input_channels
 from reeltag.models.interface import VideoModel
 from reeltag.recipe import Recipe
 from reeltag.store.atomic import sha256_of, write_atomic, write_json
-from reeltag.store.checkpoint import read_tensors, verify_checksums, write_checksums, write_tensors
+from reeltag.store.calibration import DEFAULT_THRESHOLD, THRESHOLDS_FILE, Calibration
+from reeltag.store.checkpoint import CHECKSUMS, read_tensors, verify_checksums, write_checksums, write_tensors
 from reeltag.store.run import RunFolder
-
-DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class TrainedModel:
         recipe: the resolved recipe.
         label_names: L names, index order.
         weights: the model's state dict.
-        thresholds: (L) scores from which a label counts as present.
+        calibration: what its scores and its decisions are read by; None = scores as they are, and 0.5.
         weights_hash: SHA-256 of the safetensors file.
         run: the run folder when it is one.
         features: what makes the features that it was trained on, for a model on stored features.
@@ -43,11 +42,17 @@ class TrainedModel:
     recipe: Recipe
     label_names: list[str]
     weights: dict[str, Tensor]
-    thresholds: list[float]
     weights_hash: str
+    calibration: Calibration | None = None
     run: RunFolder | None = None
     features: FeatureSource | None = None
     label_shares: list[float] | None = None
+
+    @property
+    def thresholds(self) -> list[float]:
+        """L scores from which a label counts as present."""
+        none = [DEFAULT_THRESHOLD] * len(self.label_names)
+        return none if self.calibration is None else self.calibration.thresholds
 
 
 def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
@@ -68,15 +73,15 @@ def read_trained(path: str | Path, *, checkpoint: str = "last") -> TrainedModel:
     run = RunFolder.open(folder)
     weights = run.checkpoint(checkpoint)
     verify_checksums(weights)
-    thresholds = _thresholds(folder, run.label_names)
     file = weights / "model.safetensors"
+    digest = sha256_of(file)
     return TrainedModel(
         folder,
         run.recipe,
         run.label_names,
         read_tensors(file),
-        thresholds,
-        sha256_of(file),
+        digest,
+        _calibration(folder, run.label_names, digest),
         run,
         _source(folder),
         run.facts.get("label_shares"),
@@ -89,15 +94,15 @@ def _read_bundle(folder: Path) -> TrainedModel:
     labels: list[str] = json.loads((folder / "labels.json").read_text())
     file = folder / "model.safetensors"
     recipe = Recipe.model_validate(config["recipe"])
-    thresholds, source = _thresholds(folder, labels), _source(folder)
+    digest = sha256_of(file)
     return TrainedModel(
         folder,
         recipe,
         labels,
         read_tensors(file),
-        thresholds,
-        sha256_of(file),
-        features=source,
+        digest,
+        _calibration(folder, labels, digest),
+        features=_source(folder),
         label_shares=config.get("label_shares"),
     )
 
@@ -106,12 +111,23 @@ def _source(folder: Path) -> FeatureSource | None:
     return FeatureSource.read(folder) if (folder / SOURCE_FILE).is_file() else None
 
 
-def _thresholds(folder: Path, label_names: list[str]) -> list[float]:
-    path = folder / "thresholds.json"
-    if not path.is_file():
-        return [DEFAULT_THRESHOLD] * len(label_names)
-    values: dict[str, float] = json.loads(path.read_text())
-    return [float(values.get(name, DEFAULT_THRESHOLD)) for name in label_names]
+def _calibration(folder: Path, label_names: list[str], weights_hash: str) -> Calibration | None:
+    found = Calibration.read(folder, label_names)
+    if found is None or found.weights_hash in ("", weights_hash):
+        return found
+    warnings.warn(
+        f"{folder} was calibrated with other weights than these, so scores stay as they are, with thresholds of 0.5; "
+        f"`reeltag calibrate {folder}` calibrates anew",
+        stacklevel=3,
+    )
+    return None
+
+
+def store_calibration(calibration: Calibration, folder: Path) -> None:
+    """Write a calibration into a run folder or a bundle; the digests of a bundle are made anew."""
+    calibration.write(folder)
+    if (folder / CHECKSUMS).is_file():
+        write_checksums(folder)
 
 
 def write_bundle(trained: TrainedModel, out: Path) -> Path:
@@ -121,7 +137,10 @@ def write_bundle(trained: TrainedModel, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(out / "model.safetensors", trained.weights)
     write_json(out / "labels.json", trained.label_names)
-    write_json(out / "thresholds.json", dict(zip(trained.label_names, trained.thresholds, strict=True)))
+    if trained.calibration is not None:
+        trained.calibration.write(out)
+    else:
+        write_json(out / THRESHOLDS_FILE, dict(zip(trained.label_names, trained.thresholds, strict=True)))
     config: dict[str, Any] = {"format": "reeltag bundle 1", "recipe": trained.recipe.model_dump(mode="json")}
     if trained.label_shares is not None:
         config["label_shares"] = trained.label_shares

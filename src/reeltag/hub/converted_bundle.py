@@ -8,7 +8,7 @@ from typing import Any
 
 from reeltag.data.vocab import vocabulary, vocabulary_names
 from reeltag.errors import ManifestError
-from reeltag.hub.bundle import DEFAULT_THRESHOLD, TrainedModel, write_bundle
+from reeltag.hub.bundle import TrainedModel, write_bundle
 from reeltag.hub.convert.renaming import unwrap
 from reeltag.hub.published import Published, build_published, read_published
 from reeltag.models.interface import VideoModel
@@ -68,7 +68,7 @@ def convert_file(
     names = _label_names(labels, model.num_labels)
     recipe = recipe_with(_content(published, source), overrides, "the bundle's recipe")
     weights = model.state_dict()
-    trained = TrainedModel(out, recipe, names, weights, [DEFAULT_THRESHOLD] * len(names), sha256_of(file))
+    trained = TrainedModel(out, recipe, names, weights, sha256_of(file))
     write_bundle(trained, out)
     return trained, published.classifier
 

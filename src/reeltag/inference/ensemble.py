@@ -21,6 +21,7 @@ from reeltag.recipe import SourceSection
 from reeltag.registry import close_name
 from reeltag.sections import Section
 from reeltag.store.atomic import write_json
+from reeltag.store.calibration import Calibration
 from reeltag.store.scores import Scores, require_same_labels
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -67,6 +68,7 @@ class Ensemble(Section):
         label_shares: of the videos of the fit that carry each label.
         evidence: what evidence is measured from; there is one where `of` is `evidence`.
         fitted: what the fit measured: by name of a metric or of a member.
+        calibration: of the fused scores, by which videos are tagged; `apply` does without.
         source: of a published ensemble.
     """
 
@@ -78,6 +80,7 @@ class Ensemble(Section):
     label_shares: list[float] | None = None
     evidence: Evidence | None = None
     fitted: dict[str, float] = Field(default_factory=dict)
+    calibration: Calibration | None = None
     source: SourceSection = Field(default_factory=SourceSection)
 
     @model_validator(mode="after")
@@ -94,7 +97,10 @@ class Ensemble(Section):
     @property
     def hash(self) -> str:
         """SHA-256 of everything that changes a score."""
-        silent: dict[str, Any] = {"source": True, "fitted": True, "members": {"__all__": {"model"}}}
+        silent: dict[str, Any] = {
+            **{"source": True, "fitted": True, "calibration": True},
+            "members": {"__all__": {"model"}},
+        }
         if self.evidence is None:
             silent["evidence"] = True
         content = self.model_dump(mode="json", exclude=silent)

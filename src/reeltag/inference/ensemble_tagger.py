@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from reeltag.errors import MediaError, StoreError
-from reeltag.hub.bundle import DEFAULT_THRESHOLD
 from reeltag.inference.ensemble import Ensemble, find_ensemble
-from reeltag.inference.predict import Tagger, tag_each
+from reeltag.inference.predict import Tagger, ranked, tag_each
 from reeltag.schema import Tags
+from reeltag.store.calibration import DEFAULT_THRESHOLD
 from reeltag.store.scores import Scores
 
 
 class EnsembleTagger:
     """Tags videos by an ensemble: every member looks at the video, those that find nothing of theirs are left out.
 
-    A member opens the file for itself. The tags are those of `Ensemble.apply` on the members' scores of the video; a
-    label counts as present from 0.5 on.
+    A member opens the file for itself. The scores are those of `Ensemble.apply` on the members' scores of the video,
+    which are not calibrated, and then what the ensemble's own calibration makes of them.
 
     Args:
         ensemble: of M members.
@@ -63,7 +63,9 @@ class EnsembleTagger:
         taggers = []
         for member in ensemble.members:
             folder = file.parent / member.model
-            tagger = Tagger.from_pretrained(folder, device=device, checkpoint=checkpoint, extractor=extractor)
+            tagger = Tagger.from_pretrained(
+                folder, device=device, checkpoint=checkpoint, extractor=extractor, calibrated=False
+            )
             found = tagger.loaded.trained.weights_hash
             if member.weights_hash and found != member.weights_hash:
                 raise StoreError(
@@ -91,18 +93,18 @@ class EnsembleTagger:
             raise MediaError("unsupported", str(video), f"the members take {what}, and the file has nothing of these")
         named = [(m.name, self._scores(tags)) for m, tags in zip(self.ensemble.members, said, strict=True)]
         values = self.ensemble.apply(named, by_place=True).values[0].tolist()
-        order = sorted(range(len(values)), key=lambda label: -values[label])
         used = [modality for modality in self.takes if any(modality in tags.modalities for tags in known)]
-        return Tags(
+        tags = Tags(
             video=str(video),
-            labels=[self.label_names[label] for label in order],
-            scores=[values[label] for label in order],
-            thresholds=[DEFAULT_THRESHOLD] * len(order),
+            labels=self.label_names,
+            scores=values,
+            thresholds=[],
             modalities=used,
             missing=[modality for modality in self.takes if modality not in used],
             duration_s=max(tags.duration_s for tags in known),
             damaged=any(tags.damaged for tags in known),
         )
+        return ranked(tags, self.ensemble.calibration)
 
     def many(self, videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
         """Yield the tags of each video, or the error of one that cannot be read; the others go on."""

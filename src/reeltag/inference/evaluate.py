@@ -16,6 +16,7 @@ from reeltag.data.dataset import in_order, make_loader
 from reeltag.data.footage import FeatureFootage, Footage
 from reeltag.errors import RecipeError, ReeltagError, StoreError, TooManyBadFiles
 from reeltag.hardware import default_workers
+from reeltag.inference.calibrate import calibrated_values
 from reeltag.inference.load import Loaded
 from reeltag.inputs import check_input, modalities_of
 from reeltag.metrics.evaluate import Results, evaluate_scores
@@ -23,6 +24,7 @@ from reeltag.models.scoring import score_videos
 from reeltag.processes import current
 from reeltag.recipe import Recipe
 from reeltag.store.atomic import write_json
+from reeltag.store.calibration import Calibration
 from reeltag.store.scores import Scores
 
 CLIPS_IN_FLIGHT = 32
@@ -210,6 +212,7 @@ def summary(evaluation: Evaluation, loaded: Loaded) -> dict[str, Any]:
         **evaluation.results.to_dict(),
         "by_clip": {name: None if np.isnan(value) else value for name, value in named.items()},
         **_coverage(evaluation),
+        **_decisions(evaluation, loaded.trained.calibration),
         "split": scores.split,
         "recipe_hash": scores.recipe_hash,
         "weights_hash": scores.weights_hash,
@@ -226,6 +229,23 @@ def _coverage(evaluation: Evaluation) -> dict[str, Any]:
     total = len(evaluation.scores.video_ids)
     over_all = {f"{name}@all": None if np.isnan(value) else value for name, value in evaluation.over_all.items()}
     return {"coverage": {"covered": evaluation.num_covered, "videos": total}, "over_all": over_all}
+
+
+def _decisions(evaluation: Evaluation, calibration: Calibration | None) -> dict[str, Any]:
+    """Return what the calibration of the model makes of the scores, which are measured without it, if it has one."""
+    if calibration is None or not calibration.does_something:
+        return {}
+    scores = evaluation.scores
+    values = calibrated_values(scores, calibration)
+    own = (calibration.split, calibration.manifest_hash) == (scores.split, scores.manifest_hash)
+    return {
+        "calibrated": {
+            "method": calibration.method,
+            "rule": calibration.rule,
+            "fitted_on_these_videos": own,
+            "values": {name: None if np.isnan(value) else value for name, value in values.items()},
+        }
+    }
 
 
 def write_evaluation(evaluation: Evaluation, loaded: Loaded, out: Path) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from reeltag.inputs import modalities_of
 from reeltag.media import Sound, Video, open_media
 from reeltag.models.scoring import score_batch
 from reeltag.schema import Tags
+from reeltag.store.calibration import DEFAULT_THRESHOLD, Calibration
 
 
 class VideoFeatures:
@@ -56,12 +59,14 @@ class Tagger:
     A model on stored features is given the features that its extractor makes of the video.
 
     Args:
-        loaded: the model with its recipe, labels and thresholds.
+        loaded: the model with its recipe, labels and calibration.
         extractor: where the model that makes the features lies now; None looks where it lay.
+        calibrated: whether scores are what the calibration makes of them, where there is one.
     """
 
-    def __init__(self, loaded: Loaded, *, extractor: str | None = None) -> None:
+    def __init__(self, loaded: Loaded, *, extractor: str | None = None, calibrated: bool = True) -> None:
         self.loaded = loaded
+        self.calibration = loaded.trained.calibration if calibrated else None
         recipe = loaded.trained.recipe
         self.features = None
         self.modalities: tuple[str, ...] = ()
@@ -81,7 +86,13 @@ class Tagger:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, device: str = "auto", checkpoint: str = "last", extractor: str | None = None
+        cls,
+        path: str | Path,
+        *,
+        device: str = "auto",
+        checkpoint: str = "last",
+        extractor: str | None = None,
+        calibrated: bool = True,
     ) -> Tagger:
         """Load a run folder or a bundle.
 
@@ -90,11 +101,13 @@ class Tagger:
             device: a torch device, or `auto`.
             checkpoint: `last` or `best`, for a run folder.
             extractor: for a model on stored features, where the model that makes them lies now.
+            calibrated: whether scores are what `reeltag calibrate` makes of them, where it was run.
 
         Raises:
             StoreError: nothing there, a file that is damaged or does not fit, or an extractor that is not at hand.
         """
-        return cls(load_trained(str(path), device=device, checkpoint=checkpoint), extractor=extractor)
+        loaded = load_trained(str(path), device=device, checkpoint=checkpoint)
+        return cls(loaded, extractor=extractor, calibrated=calibrated)
 
     def __call__(self, video: str | Path) -> Tags:
         """Return the tags of one video; the file is opened once for all modalities.
@@ -116,17 +129,9 @@ class Tagger:
         with torch.inference_mode(), self.loaded.autocast():
             test = self.loaded.trained.recipe.test
             scores, _ = score_batch(self.loaded.model, batch, test.average, self.loaded.device, test.activation)
-        values = scores[0].tolist()
-        order = sorted(range(len(values)), key=lambda label: -values[label])
-        return Tags(
-            video=str(video),
-            labels=[self.label_names[label] for label in order],
-            scores=[values[label] for label in order],
-            thresholds=[self.loaded.trained.thresholds[label] for label in order],
-            modalities=used,
-            missing=missing,
-            duration_s=duration_s,
-            damaged=damaged,
+        return ranked(
+            Tags(str(video), self.label_names, scores[0].tolist(), [], used, missing, duration_s, damaged),
+            self.calibration,
         )
 
     def look(self, source: Source) -> tuple[dict[str, Tensor], list[str]]:
@@ -148,6 +153,22 @@ class Tagger:
     def many(self, videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
         """Yield the tags of each video, or the error of one that cannot be read; the others go on."""
         return tag_each(self, videos)
+
+
+def ranked(tags: Tags, calibration: Calibration | None) -> Tags:
+    """Return tags whose scores are still in the order of the labels, calibrated, with thresholds, best first."""
+    if calibration is None:
+        values, thresholds = tags.scores, [DEFAULT_THRESHOLD] * len(tags.scores)
+    else:
+        values = calibration.apply(np.array(tags.scores, dtype=np.float32)).tolist()
+        thresholds = calibration.thresholds
+    order = sorted(range(len(values)), key=lambda label: -values[label])
+    return replace(
+        tags,
+        labels=[tags.labels[label] for label in order],
+        scores=[values[label] for label in order],
+        thresholds=[thresholds[label] for label in order],
+    )
 
 
 def tag_each(tagger: Callable[[str | Path], Tags], videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
