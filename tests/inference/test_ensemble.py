@@ -8,8 +8,10 @@ import pytest
 
 from reeltag.cli import app, main
 from reeltag.errors import StoreError, UnknownName
+from reeltag.inference.ablation import ablation
 from reeltag.inference.ensemble import Ensemble, Member, fuse, list_ensembles
-from reeltag.inference.ensemble_fit import ablation, fit_ensemble, search_weights
+from reeltag.inference.ensemble_fit import fit_ensemble
+from reeltag.inference.ensemble_weights import search_weights
 from reeltag.metrics import METRICS
 from reeltag.recipe import list_recipes
 from reeltag.store.scores import Scores
@@ -298,5 +300,5 @@ def test_evidence_needs_a_video_that_somebody_covers_and_takes_a_single_one():
     values = fit_ensemble(one, of="evidence", method="weighted").apply(one, by_place=True).values
     np.testing.assert_allclose(values, [[0.75, 0.25]], atol=1e-6)  # half a video away from 1 and 0
     made = fit_ensemble(one, of="evidence")
-    with pytest.raises(ValueError, match="labels in its base and centers"):
+    with pytest.raises(ValueError, match=r"of \(1, 2\) members and labels, and the ensemble of \(1, 1\)"):
         Ensemble.model_validate({**made.model_dump(), "label_names": ["a"]})

@@ -24,6 +24,7 @@ Array: TypeAlias = npt.NDArray[Any]
 TRAINED_WITH = ("bce", "focal", "asymmetric", "lsep")
 METHODS: tuple[Method, ...] = ("none", "temperature", "platt")
 GOALS = ("f1_micro", "f1_macro")
+KEPT = tuple(f"{method} {rule} f1_micro" for method in METHODS for rule in ("half", "auto"))  # of each set
 LR, EPOCHS = 3e-3, 20
 
 
@@ -47,19 +48,25 @@ def calibration(
     sets = sets if only is None else {only: sets[only]}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small gain nothing from more
-    result: dict[str, Any] = {"losses": {}}
+    found_in: dict[str, dict[str, dict[str, dict[str, float]]]] = {loss: {} for loss in TRAINED_WITH}
     try:
         for loss in TRAINED_WITH:
             for name, splits in sets.items():
                 found = [row for split in splits for row in _measure(loss, split, seeds)]
                 means = {key: _mean([row[key] for row in found]) for key in found[0]}
-                result["losses"].setdefault(loss, {})[name] = means
+                found_in[loss][name] = means
                 console.print(f"{loss} {name} {means['temperature auto f1_micro']}", soft_wrap=True)
     finally:
         torch.set_num_threads(threads)
-    result["means"] = {
-        loss: {key: _mean([found[key] for found in by_set.values()]) for key in next(iter(by_set.values()))}
-        for loss, by_set in result["losses"].items()
+    result: dict[str, Any] = {
+        "means": {
+            loss: {key: _mean([means[key] for means in by_set.values()]) for key in next(iter(by_set.values()))}
+            for loss, by_set in found_in.items()
+        },
+        "by_set": {
+            loss: {name: {key: means[key] for key in KEPT} for name, means in by_set.items()}
+            for loss, by_set in found_in.items()
+        },
     }
     write_json(Path(out), result)
     print(markdown(result["means"]))

@@ -92,5 +92,8 @@ def _show(made: Calibration) -> None:
         print(
             f"temperature {1 / made.slopes[0]:.3f}: above 1 the model was too sure of itself, below 1 not sure enough"
         )
+    loss = {name: made.measured[f"lines: {name}"]["log_loss"] for name in ("temperature", "platt")}
+    if made.method != "platt" and loss["platt"] < 0.98 * loss["temperature"]:
+        print("a line for each label (--method platt) would have a lower log loss; it moves labels against each other")
     low, high = min(made.thresholds), max(made.thresholds)
     print(f"thresholds for {made.goal}: {low:.3f}" + ("" if low == high else f" to {high:.3f}"))

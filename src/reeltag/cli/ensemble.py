@@ -13,8 +13,8 @@ from reeltag.cli.compare import short_name
 from reeltag.cli.console import AsJson, log, print_json, print_table
 
 if TYPE_CHECKING:
-    from reeltag.inference.ensemble import Named
-    from reeltag.inference.ensemble_fit import AblationRow
+    from reeltag.inference.ablation import AblationRow
+    from reeltag.inference.aligned import Named
 
 app = typer.Typer(help="Fit and apply late fusion over score files; modalities may be missing.", no_args_is_help=True)
 Given = Annotated[
@@ -26,10 +26,14 @@ Given = Annotated[
 
 
 class Method(StrEnum):
-    """How weights are found."""
+    """How an ensemble is found."""
 
     mean = "mean"
     weighted = "weighted"
+    greedy = "greedy"
+    rank = "rank"
+    stack = "stack"
+    svm = "svm"
 
 
 class Of(StrEnum):
@@ -44,11 +48,21 @@ class Of(StrEnum):
 def fit(
     scores: Given,
     out: Annotated[Path, typer.Option(help="The ensemble to write, a JSON file.")],
-    method: Annotated[Method, typer.Option(help="Equal weights, or weights with the best metric.")] = Method.mean,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="Equal weights; weights with the best metric, by steps or by adding members; the mean of ranks; or "
+            "for each label a regression (stack) or an SVM on the members' scores."
+        ),
+    ] = Method.mean,
     metric: Annotated[str, typer.Option(help="What weights make large: map_macro, map_samples or gap.")] = "map_macro",
     of: Annotated[
-        Of, typer.Option(help="What is averaged; evidence, what each member adds to what it always says, is added up.")
-    ] = Of.probabilities,
+        Of | None,
+        typer.Option(
+            help="What mean, weighted and greedy average (probabilities); evidence, what each member adds to what it "
+            "always says, is added up."
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Which score file of a run folder.")] = "val",
     as_json: AsJson = False,
 ) -> None:
@@ -61,8 +75,10 @@ def fit(
 
     if metric not in FIT_METRICS:
         raise ReeltagError(f"--metric {metric!r} is none of {', '.join(FIT_METRICS)}")
+    if of is not None and method.value in ("rank", "stack", "svm"):
+        raise ReeltagError(f"--of is for --method mean, weighted and greedy; {method.value} has its own")
     members = _read(scores, split)
-    made = fit_ensemble(members, method=method.value, of=of.value, metric=metric)
+    made = fit_ensemble(members, method=method.value, of=None if of is None else of.value, metric=metric)
     made.write(out, [path if path.is_dir() else None for _, path in map(_named, scores)])
     if as_json:
         print_json(json.loads(out.read_text(encoding="utf-8")))
@@ -73,7 +89,8 @@ def fit(
     ]
     print_table(["member", "weight", f"{metric} alone"], rows)
     if metric in made.fitted:
-        print(f"{metric} of the ensemble {made.fitted[metric]:.4f}, with equal weights {made.fitted['mean']:.4f}")
+        held = f", {made.fitted['held out']:.4f} on held-out fifths" if "held out" in made.fitted else ""
+        print(f"{metric} of the ensemble {made.fitted[metric]:.4f}{held}, with equal weights {made.fitted['mean']:.4f}")
     print(f"apply it to another split: reeltag ensemble apply {out} SCORES... --split test --out fused.parquet")
     if all(path.is_dir() for _, path in map(_named, scores)):
         print(f"or tag with it: reeltag tag {out} VIDEO...")
@@ -98,8 +115,8 @@ def apply(
 
     Example: reeltag ensemble apply both.json rgb=runs/rgb audio=runs/audio --split test --out fused.parquet --ablate
     """
+    from reeltag.inference.ablation import ablation
     from reeltag.inference.ensemble import Ensemble
-    from reeltag.inference.ensemble_fit import ablation
     from reeltag.metrics.evaluate import evaluate_scores
 
     made, members = Ensemble.read(ensemble), _read(scores, split)

@@ -6,29 +6,27 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, ValidationError, model_validator
 
 from reeltag.errors import StoreError, UnknownName
+from reeltag.inference.aligned import Aligned, Array, Named, align, as_logits
 from reeltag.inference.evidence import Evidence
+from reeltag.inference.ranks import Ranks
+from reeltag.inference.stacking import Stack
 from reeltag.recipe import SourceSection
 from reeltag.registry import close_name
 from reeltag.sections import Section
 from reeltag.store.atomic import write_json
 from reeltag.store.calibration import Calibration
-from reeltag.store.scores import Scores, require_same_labels
+from reeltag.store.scores import Scores
 
-Array: TypeAlias = npt.NDArray[Any]
-Of = Literal["probabilities", "logits", "evidence"]
-Method = Literal["mean", "weighted"]
-Named = tuple[str, Scores]
-_CLIP = 1e-6  # probabilities nearer to 0 or 1 become the logits of this
+Of = Literal["probabilities", "logits", "evidence", "ranks"]
+Method = Literal["mean", "weighted", "greedy", "rank", "stack", "svm"]
 
 
 class Member(Section):
@@ -61,12 +59,16 @@ class Ensemble(Section):
     2.70) give their figures.
 
     Attributes:
-        method: how the weights were found: `mean`, all alike; `weighted`, see `reeltag.inference.ensemble_fit`.
+        method: how it was found: `mean`, all weights alike; `weighted` and `greedy`, see
+            `reeltag.inference.ensemble_weights`; `rank`, the mean of ranks; `stack` and `svm`, a classifier on scores,
+            see `reeltag.inference.stacking`.
         of: what is averaged; of logits the sigmoid is taken. `evidence` is added up, not averaged: see `Evidence`.
         members: at least one.
         label_names: of the scores; None = any.
         label_shares: of the videos of the fit that carry each label.
         evidence: what evidence is measured from; there is one where `of` is `evidence`.
+        ranks: what scores are ranked among; there is one where `of` is `ranks`.
+        stack: the classifier of `stack` and `svm`.
         fitted: what the fit measured: by name of a metric or of a member.
         calibration: of the fused scores, by which videos are tagged; `apply` does without.
         source: of a published ensemble.
@@ -79,19 +81,24 @@ class Ensemble(Section):
     label_names: list[str] | None = None
     label_shares: list[float] | None = None
     evidence: Evidence | None = None
+    ranks: Ranks | None = None
+    stack: Stack | None = None
     fitted: dict[str, float] = Field(default_factory=dict)
     calibration: Calibration | None = None
     source: SourceSection = Field(default_factory=SourceSection)
 
     @model_validator(mode="after")
-    def _evidence_is_whole(self) -> Ensemble:
-        if (self.of == "evidence") != (self.evidence is not None):
-            raise ValueError("`of: evidence` and `evidence` go together; `reeltag ensemble fit` writes both")
-        if self.evidence is not None:
-            found = [len(self.evidence.base), *map(len, self.evidence.centers)]
-            wanted = [len(self.label_names or ())] * (1 + len(self.members))
-            if found != wanted:
-                raise ValueError(f"`evidence` holds {found} labels in its base and centers and needs {wanted}")
+    def _is_whole(self) -> Ensemble:
+        wanted = len(self.members), len(self.label_names or ())
+        for what, part, needed in (
+            ("of: evidence", self.evidence, self.of == "evidence"),
+            ("of: ranks", self.ranks, self.of == "ranks"),
+            ("method: stack, svm", self.stack, self.method in ("stack", "svm")),
+        ):
+            if needed != (part is not None):
+                raise ValueError(f"`{what}` and what was fitted for it go together; `reeltag ensemble fit` writes both")
+            if part is not None and part.shape != wanted:
+                raise ValueError(f"`{what}` is of {part.shape} members and labels, and the ensemble of {wanted}")
         return self
 
     @property
@@ -101,8 +108,7 @@ class Ensemble(Section):
             **{"source": True, "fitted": True, "calibration": True},
             "members": {"__all__": {"model"}},
         }
-        if self.evidence is None:
-            silent["evidence"] = True
+        silent |= {name: True for name in ("evidence", "ranks", "stack") if getattr(self, name) is None}
         content = self.model_dump(mode="json", exclude=silent)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -137,6 +143,29 @@ class Ensemble(Section):
                 detail = ": ".join([*map(str, first["loc"]), first["msg"]])
             raise StoreError(f"{path} is no ensemble ({detail}); `reeltag ensemble fit` writes them") from None
 
+    @property
+    def adds(self) -> bool:
+        """Whether members are added up from a base, in place of a mean."""
+        return self.evidence is not None or self.stack is not None
+
+    @property
+    def base(self) -> Array:
+        """(L,) what a sum starts from."""
+        part = self.stack or self.evidence
+        assert part is not None  # asked for where `adds`
+        return np.array(part.base)
+
+    def terms(self, aligned: Aligned) -> Array:
+        """Return (M, N, L), what is averaged, or added to the base."""
+        if self.ranks is not None:
+            return self.ranks.of(aligned.values)
+        if self.of == "probabilities":
+            return aligned.values
+        logits = as_logits(aligned.values)
+        if self.stack is not None:
+            return self.stack.terms(logits)
+        return logits if self.evidence is None else logits - np.array(self.evidence.centers)[:, None]
+
     def apply(self, scores: Sequence[Named], *, by_place: bool = False, without: Sequence[str] = ()) -> Scores:
         """Return the fused scores of every video that any member was asked about.
 
@@ -165,13 +194,10 @@ class Ensemble(Section):
         speaks = np.zeros(len(weights), dtype=bool)
         speaks[list(range(len(weights)) if members is None else members)] = True
         covered = aligned.covered & speaks[:, None]
-        if self.evidence is None:
-            fused, known = fuse(aligned.for_mean(self.of), covered, weights)
-        else:
-            centers = np.array(self.evidence.centers)
-            fused, known = fuse(as_logits(aligned.values) - centers[:, None], covered, weights, divide=False)
-            fused += np.array(self.evidence.base)
-        if self.of != "probabilities":
+        fused, known = fuse(self.terms(aligned), covered, weights, divide=not self.adds)
+        if self.adds:
+            fused += self.base
+        if self.of in ("logits", "evidence"):
             fused = 1 / (1 + np.exp(-fused))
         shares = 0.5 if self.label_shares is None else np.array(self.label_shares)
         fused = np.where(known[:, None], fused, shares)
@@ -210,121 +236,6 @@ def fuse(values: Array, covered: Array, weights: Array, *, divide: bool = True) 
     for share, own in zip(shares, values, strict=True):
         fused += share[:, None] * own
     return fused, known
-
-
-@dataclass(frozen=True, eq=False)
-class Aligned:
-    """Scores of M members on the N videos of any of them.
-
-    Attributes:
-        names: of the members.
-        video_ids: N, in the order in which the members name them.
-        values: (M, N, L) probabilities, 0 where a member does not cover a video.
-        covered: (M, N) bool.
-        targets: (N, L) uint8, or None where the truth of a video is not known.
-        ignore: (N, L) bool, or None.
-        weights_hashes: of the members.
-    """
-
-    names: list[str]
-    video_ids: list[str]
-    values: Array
-    covered: Array
-    label_names: list[str]
-    targets: Array | None
-    ignore: Array | None
-    split: str
-    manifest_hash: str
-    weights_hashes: list[str]
-
-    def for_mean(self, of: Of) -> Array:
-        """Return what is averaged or, of evidence, what is compared with the centers: (M, N, L)."""
-        return self.values if of == "probabilities" else as_logits(self.values)
-
-
-def as_logits(probabilities: Array) -> Array:
-    """Return the logits, float64, of probabilities kept a millionth away from 0 and 1."""
-    clipped = np.clip(probabilities.astype(np.float64), _CLIP, 1 - _CLIP)
-    logits: Array = np.log(clipped / (1 - clipped))
-    return logits
-
-
-def align(members: Sequence[Named | None]) -> Aligned:
-    """Bring the members' videos together by their ids; None stands for a member without scores.
-
-    Raises:
-        StoreError: no scores at all, or members of other labels, splits or truths.
-    """
-    given = [(name, scores) for name, scores in (m for m in members if m is not None)]
-    if not given:
-        raise StoreError("an ensemble needs the scores of at least one member")
-    first_name, first = given[0]
-    for name, scores in given[1:]:
-        require_same_labels(first, scores, names=(first_name, name))
-        if scores.split != first.split:
-            raise StoreError(
-                f"{first_name} holds scores of {first.split!r}, {name} of {scores.split!r}; give one split of all"
-            )
-    place = {video: row for row, video in enumerate(dict.fromkeys(v for _, s in given for v in s.video_ids))}
-    shape = (len(place), len(first.label_names))
-    values = np.zeros((len(members), *shape), dtype=np.float32)
-    covered = np.zeros((len(members), shape[0]), dtype=bool)
-    truth = _Truth(shape)
-    for index, member in enumerate(members):
-        if member is None:
-            continue
-        name, scores = member
-        rows = np.array([place[video] for video in scores.video_ids], dtype=np.int64)
-        seen = np.ones(len(rows), dtype=bool) if scores.covered is None else scores.covered
-        values[index, rows[seen]] = scores.probabilities()[seen]
-        covered[index, rows] = seen
-        truth.add(name, rows, scores)
-    manifests = {scores.manifest_hash for _, scores in given}
-    return Aligned(
-        names=["" if member is None else member[0] for member in members],
-        video_ids=list(place),
-        values=values,
-        covered=covered,
-        label_names=first.label_names,
-        targets=truth.targets,
-        ignore=truth.ignore,
-        split=first.split,
-        manifest_hash=manifests.pop() if len(manifests) == 1 else "",
-        weights_hashes=["" if member is None else member[1].weights_hash for member in members],
-    )
-
-
-class _Truth:
-    """Targets of the videos, gathered from the members, which must not contradict each other."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._targets = np.zeros(shape, dtype=np.uint8)
-        self._ignore = np.zeros(shape, dtype=bool)
-        self._known_by: list[str] = [""] * shape[0]
-
-    def add(self, name: str, rows: Array, scores: Scores) -> None:
-        """Take the truth of one member's videos, or compare it with what is known."""
-        if scores.targets is None:
-            return
-        ignore = np.zeros_like(scores.targets, dtype=bool) if scores.ignore is None else scores.ignore
-        for at, row in enumerate(rows.tolist()):
-            other = self._known_by[row]
-            same = np.array_equal(self._ignore[row], ignore[at])
-            if other and not (same and np.array_equal(self._targets[row], scores.targets[at])):
-                raise StoreError(
-                    f"{other} and {name} hold different truth of video {scores.video_ids[at]!r}; evaluate both on one "
-                    "manifest"
-                )
-            self._known_by[row] = other or name
-        self._targets[rows], self._ignore[rows] = scores.targets, ignore
-
-    @property
-    def targets(self) -> Array | None:
-        return self._targets if all(self._known_by) else None
-
-    @property
-    def ignore(self) -> Array | None:
-        return self._ignore if all(self._known_by) and self._ignore.any() else None
 
 
 def matched(ensemble: Ensemble, scores: Sequence[Named], *, by_place: bool = False) -> list[Named | None]:

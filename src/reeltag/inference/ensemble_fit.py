@@ -1,89 +1,129 @@
-"""Weights of an ensemble on scores with truth, and what each member of it carries."""
+"""Fit an ensemble on scores with truth: its weights, its classifier, and what evidence and ranks start from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from reeltag.errors import StoreError
-from reeltag.inference.ensemble import (
-    Aligned,
-    Array,
-    Ensemble,
-    Member,
-    Method,
-    Named,
-    Of,
-    align,
-    as_logits,
-    fuse,
-    matched,
-)
+from reeltag.inference.aligned import Aligned, Array, Named, align, as_logits
+from reeltag.inference.ensemble import Ensemble, Member, Method, Of, fuse
+from reeltag.inference.ensemble_weights import greedy_weights, search_weights
 from reeltag.inference.evidence import Evidence, base_of, centers_of
+from reeltag.inference.ranks import fit_ranks
+from reeltag.inference.stacking import fit_stack, fit_svm
 from reeltag.metrics import METRICS
-from reeltag.store.scores import Scores
 
 FIT_METRICS = ("map_macro", "map_samples", "gap")
-STEPS = (0.5, 0.25, 0.125, 0.0625)
-_GAIN = 1e-9  # less is no gain but the rounding of sums
+LEARN = ("weighted", "greedy", "stack", "svm")  # the methods that need truth
+FOLDS = 5
 
 
 def fit_ensemble(
-    scores: Sequence[Named], *, method: Method = "mean", of: Of = "probabilities", metric: str = "map_macro"
+    scores: Sequence[Named], *, method: Method = "mean", of: Of | None = None, metric: str = "map_macro"
 ) -> Ensemble:
     """Make an ensemble of score sets, usually those of the validation split.
 
     `weighted` looks for the weights with the largest metric by steps along one weight at a time (`search_weights`),
-    once from equal weights and once from the best member alone, and takes the better end. Weights that are fitted on a
-    split flatter the figures of that split: report them on another.
+    once from equal weights and once from the best member alone, and takes the better end; `greedy` adds members one by
+    one (`greedy_weights`); `stack` and `svm` learn a classifier for each label (`reeltag.inference.stacking`). What is
+    fitted on a split flatters the figures of that split: report them on another.
 
     Args:
         scores: members by name, of one split; names need not differ (see `Member`).
-        method: `mean` for equal weights, which needs no truth, or `weighted`.
-        of: what is averaged, or `evidence`, which is added up (see `Evidence`).
-        metric: of `FIT_METRICS`, what `weighted` makes large and what is noted of every member.
+        method: of `mean` and `rank`, which need no truth, `weighted`, `greedy`, `stack` and `svm`.
+        of: what is averaged, or `evidence`, which is added up (see `Evidence`); None is probabilities. `rank`, `stack`
+            and `svm` have their own.
+        metric: of `FIT_METRICS`, what `weighted` and `greedy` make large and what is noted of every member.
 
     Returns:
-        The ensemble; `fitted` holds the metric of the ensemble (under its name), of the `mean`, and of each member on
-        all videos (under `alone: <place> <name>`).
+        The ensemble; `fitted` holds the metric of the ensemble (under its name), of the `mean`, of each member on all
+        videos (under `alone: <place> <name>`) and, of methods that learn, under `held out`, that of five ensembles
+        that were fitted on four fifths of the videos, each on the rest.
 
     Raises:
         StoreError: no truth where it is needed, or scores that do not fit together.
-        ValueError: a metric that is not of `FIT_METRICS`.
+        ValueError: a metric that is not of `FIT_METRICS`, or an `of` that is not the method's to choose.
     """
     if metric not in FIT_METRICS:
         raise ValueError(f"metric must be one of {', '.join(FIT_METRICS)}, got {metric!r}")
-    aligned, weights = align(scores), np.ones(len(scores))
-    equal = Ensemble(
-        method=method,
-        of=of,
-        members=[Member(name=name, weights_hash=own.weights_hash) for name, own in scores],
-        label_names=aligned.label_names,
-        label_shares=label_shares(aligned),
-        evidence=fit_evidence(aligned, weights) if of == "evidence" else None,
-    )
+    if of is not None and (method in ("rank", "stack", "svm") or of == "ranks"):
+        raise ValueError(
+            f"`of` is probabilities, logits or evidence, and for mean, weighted and greedy; got {of!r} with {method}"
+        )
+    aligned, members = align(scores), [Member(name=name, weights_hash=own.weights_hash) for name, own in scores]
     if aligned.targets is None:
-        if method == "weighted":
+        if method in LEARN:
             raise StoreError(
                 "some videos have no truth, so no weights can be fitted; evaluate with labels, or --method mean"
             )
-        return equal
+        return _equal(aligned, members, method, of)
+    equal = _equal(aligned, members, "mean", of)
+    made = equal if method == "mean" else _fit(aligned, members, method, of, metric)
     measure = _measure(equal, aligned, metric)
-    only = np.eye(len(scores))
-    alone = [measure(row, aligned.covered * row[:, None]) for row in only]
-    equally = measure(weights)
-    found, evidence = {metric: equally, "mean": equally}, equal.evidence
-    if method == "weighted":
-        ends = [search_weights(measure, start) for start in (weights, only[int(np.argmax(alone))])]
-        weights, found[metric] = max(ends, key=lambda end: end[1])  # the first of equals: equal weights
-        evidence = None if evidence is None else fit_evidence(aligned, weights)
-    for index, (name, _) in enumerate(scores):
-        found[f"alone: {index + 1} {name}"] = alone[index]
-    members = [m.model_copy(update={"weight": float(w)}) for m, w in zip(equal.members, weights, strict=True)]
+    found = {metric: _value(made.fuse(aligned).values, aligned, metric), "mean": measure(np.ones(len(scores)))}
+    if method in LEARN and len(aligned.video_ids) >= FOLDS:
+        found["held out"] = _held_out(aligned, members, method, of, metric)
+    for index, ((name, _), row) in enumerate(zip(scores, np.eye(len(scores)), strict=True)):
+        found[f"alone: {index + 1} {name}"] = measure(row, aligned.covered * row[:, None])
     known = {name: value for name, value in found.items() if not np.isnan(value)}
-    return equal.model_copy(update={"members": members, "fitted": known, "evidence": evidence})
+    return made.model_copy(update={"fitted": known})
+
+
+def _equal(aligned: Aligned, members: list[Member], method: Method, of: Of | None) -> Ensemble:
+    """Return an ensemble of equal weights: of `mean`, or of `rank`."""
+    averaged: Of = "ranks" if method == "rank" else of or "probabilities"
+    return Ensemble(
+        method=method,
+        of=averaged,
+        members=members,
+        label_names=aligned.label_names,
+        label_shares=label_shares(aligned),
+        evidence=fit_evidence(aligned, np.ones(len(members))) if averaged == "evidence" else None,
+        ranks=fit_ranks(aligned.values, aligned.covered) if averaged == "ranks" else None,
+    )
+
+
+def _fit(aligned: Aligned, members: list[Member], method: Method, of: Of | None, metric: str) -> Ensemble:
+    """Return the ensemble of a method on scores with truth."""
+    if method in ("mean", "rank"):
+        return _equal(aligned, members, method, of)
+    if method in ("stack", "svm"):
+        names, shares = aligned.label_names, label_shares(aligned)
+        stack = fit_stack(aligned) if method == "stack" else fit_svm(aligned)
+        return Ensemble(
+            method=method, of="logits", members=members, label_names=names, label_shares=shares, stack=stack
+        )
+    equal = _equal(aligned, members, "mean", of)
+    measure = _measure(equal, aligned, metric)
+    if method == "greedy":
+        weights, _ = greedy_weights(lambda row: measure(row, aligned.covered * (row > 0)[:, None]), len(members))
+    else:
+        only = np.eye(len(members))
+        alone = [measure(row, aligned.covered * row[:, None]) for row in only]
+        starts = np.ones(len(members)), only[int(np.argmax(alone))]
+        weights, _ = max((search_weights(measure, start) for start in starts), key=lambda end: end[1])
+    weighed = [m.model_copy(update={"weight": float(w)}) for m, w in zip(members, weights, strict=True)]
+    evidence = None if equal.evidence is None else fit_evidence(aligned, weights)
+    return equal.model_copy(update={"method": method, "members": weighed, "evidence": evidence})
+
+
+def _held_out(aligned: Aligned, members: list[Member], method: Method, of: Of | None, metric: str) -> float:
+    """Return the metric of all videos, each scored by an ensemble that was fitted without its fifth."""
+    place = np.random.default_rng(0).permutation(len(aligned.video_ids)) % FOLDS
+    values = np.zeros((len(place), len(aligned.label_names)))
+    for fold in range(FOLDS):
+        fitted = aligned.rows(place != fold)
+        if not fitted.covered.any():
+            return float("nan")
+        values[place == fold] = _fit(fitted, members, method, of, metric).fuse(aligned.rows(place == fold)).values
+    return _value(values, aligned, metric)
+
+
+def _value(values: Array, aligned: Aligned, metric: str) -> float:
+    assert aligned.targets is not None  # whoever measures has checked it
+    return METRICS[metric](values, aligned.targets, ignore=aligned.ignore)
 
 
 def fit_evidence(aligned: Aligned, weights: Array) -> Evidence:
@@ -115,13 +155,8 @@ def label_shares(aligned: Aligned) -> list[float] | None:
 
 def _measure(ensemble: Ensemble, aligned: Aligned, metric: str) -> Callable[..., float]:
     """Return the function of weights (M,), and of who covers a video, that gives the metric over all videos."""
-    values, rest = aligned.for_mean(ensemble.of), np.array(ensemble.label_shares)
-    adds = ensemble.evidence is not None
-    shares = rest
-    if ensemble.of != "probabilities":  # their order is that of the probabilities that come of them
-        rest = as_logits(rest)
-    if ensemble.evidence is not None:
-        values = values - np.array(ensemble.evidence.centers)[:, None]
+    values, shares, adds = ensemble.terms(aligned), np.array(ensemble.label_shares), ensemble.adds
+    rest = as_logits(shares) if ensemble.of in ("logits", "evidence") else shares  # in the order of what comes of them
     targets = aligned.targets
     assert targets is not None  # whoever measures has checked it
 
@@ -132,108 +167,3 @@ def _measure(ensemble: Ensemble, aligned: Aligned, metric: str) -> Callable[...,
         return METRICS[metric](np.where(known[:, None], fused, rest), targets, ignore=aligned.ignore)
 
     return measure
-
-
-def search_weights(measure: Callable[[Array], float], start: Array) -> tuple[Array, float]:
-    """Return weights (M,), at least 0, from which no step along one of them gains, and their value.
-
-    For each step of `STEPS`, from large to small, the members are visited in order again and again; a weight is raised
-    or lowered by the step where that gains, until a whole round gains nothing. It draws nothing: the same scores give
-    the same weights. Weights are scaled so that the largest is 1.
-
-    Args:
-        measure: from weights to what is to be large.
-        start: (M,), at least 0 and not all 0.
-    """
-    weights, best = start.astype(float), measure(start)
-    for step in STEPS:
-        gained = True
-        while gained:
-            gained = False
-            for index in range(len(weights)):
-                for change in (step, -step):
-                    tried = weights.copy()
-                    tried[index] = max(0.0, tried[index] + change)
-                    if tried[index] == weights[index] or not tried.any():
-                        continue
-                    value = measure(tried)
-                    if value > best + _GAIN:
-                        weights, best, gained = tried, value, True
-                        break
-    return weights / weights.max(), best
-
-
-@dataclass(frozen=True)
-class AblationRow:
-    """One line of an ablation.
-
-    Attributes:
-        what: `all`, `without <name>` or `<name> alone`.
-        values: metric -> value over all videos.
-        groups: group of labels -> mean average precision over its labels.
-        covered: share of the videos that the members left cover.
-    """
-
-    what: str
-    values: dict[str, float]
-    groups: dict[str, float]
-    covered: float
-
-
-def ablation(
-    ensemble: Ensemble,
-    scores: Sequence[Named],
-    *,
-    metrics: Sequence[str] = ("map_macro", "gap"),
-    groups: Mapping[str, Sequence[str]] | None = None,
-    by_place: bool = False,
-) -> list[AblationRow]:
-    """Return what an ensemble scores with all members, without each name, and with each name alone.
-
-    Every line is over the same videos: one that the members left do not cover gets the label shares. A difference
-    between two lines is what a name carries.
-
-    Args:
-        ensemble: whose members of one name go together.
-        scores: see `Ensemble.apply`, also for `by_place`.
-        metrics: names.
-        groups: name of a group -> labels of it.
-
-    Raises:
-        StoreError: a video without truth, or a group with a label that the scores do not have.
-    """
-    aligned = align(matched(ensemble, scores, by_place=by_place))
-    if aligned.targets is None:
-        raise StoreError("some videos have no truth, so nothing can be measured; evaluate with labels")
-    columns = {name: _columns(aligned, name, labels) for name, labels in (groups or {}).items()}
-    places = [(index, member.name) for index, member in enumerate(ensemble.members) if aligned.covered[index].any()]
-    names = list(dict.fromkeys(name for _, name in places))
-    kept = {"all": names} | {f"without {name}": [n for n in names if n != name] for name in names}
-    kept |= {f"{name} alone": [name] for name in names}
-    if len(names) < 2:
-        kept = {"all": names}
-    rows = []
-    for what, left in kept.items():
-        fused = ensemble.fuse(aligned, [index for index, name in places if name in left])
-        rows.append(_row(what, fused, metrics, columns))
-    return rows
-
-
-def _columns(aligned: Aligned, group: str, labels: Sequence[str]) -> list[int]:
-    if strange := [label for label in labels if label not in aligned.label_names]:
-        raise StoreError(f"the group {group!r} has the label {strange[0]!r}, which the scores do not have")
-    return [aligned.label_names.index(label) for label in labels]
-
-
-def _row(what: str, fused: Scores, metrics: Sequence[str], columns: Mapping[str, list[int]]) -> AblationRow:
-    targets, ignore = fused.targets, fused.ignore
-    assert targets is not None  # `ablation` has checked it
-    by_group = {
-        name: METRICS["map_macro"](
-            fused.values[:, chosen], targets[:, chosen], ignore=None if ignore is None else ignore[:, chosen]
-        )
-        for name, chosen in columns.items()
-    }
-    values = {name: METRICS[name](fused.values, targets, ignore=ignore) for name in metrics}
-    covered = 1.0 if fused.covered is None else float(fused.covered.mean())
-    return AblationRow(what, values, by_group, covered)

@@ -34,6 +34,17 @@ class Evidence(Section):
     centers: list[list[float]]
     base: list[float]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Members and labels, or (-1, -1) where lists are of several lengths."""
+        return shape_of(self.centers, [self.base])
+
+
+def shape_of(by_member: list[list[float]], by_label: list[list[float]]) -> tuple[int, int]:
+    """Return (M, L) of M lists of L numbers and of further lists of L, or (-1, -1) where one is of another length."""
+    lengths = {len(row) for row in (*by_member, *by_label)}
+    return (len(by_member), lengths.pop()) if len(lengths) == 1 else (-1, -1)
+
 
 def centers_of(logits: Array, covered: Array) -> Array:
     """Return (M, L) mean logits of (M, N, L) over the videos (M, N) that each member covers; 0 where it covers none."""

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
+from reeltag.inference.penalised_logistic import fit_logistic
+
 Array: TypeAlias = npt.NDArray[Any]
 Lines = tuple[Array, Array]
 _FARTHEST = 6.0  # of the logarithm of a slope: temperatures from 1/400 to 400
 _LEAST_SLOPE = 1e-3  # a label whose scores say nothing, or the contrary, gets nearly one probability for all videos
-_SLOPE_SPREAD, _SHIFT_SPREAD = 0.5, 1.0  # of a label's line about the common one, chosen on `reeltag bench calibration`
-_STEPS = 50
-_ENOUGH = 1e-9
+_SLOPE_SPREAD, _SHIFT_SPREAD = 0.5, 1.0  # of a label's line about the common one
 
 
 def no_lines(logits: Array, targets: Array, known: Array) -> Lines:
@@ -57,59 +57,19 @@ def platt(logits: Array, targets: Array, known: Array) -> Lines:
 
     Arguments and result as of `temperature`.
     """
-    flat = known.reshape(-1)
-    one = logits.reshape(-1, 1)[flat], targets.reshape(-1, 1)[flat], np.ones((int(flat.sum()), 1), dtype=bool)
-    loose = np.array([100.0]), np.array([100.0])
-    common = _newton(*one, start=(np.ones(1), np.zeros(1)), spread=loose)
-    slope, shift = max(float(common[0][0]), _LEAST_SLOPE), float(common[1][0])
-    labels = logits.shape[1]
-    start = np.full(labels, slope), np.full(labels, shift)
-    spread = np.full(labels, _SLOPE_SPREAD * slope), np.full(labels, _SHIFT_SPREAD)
-    slopes, shifts = _newton(logits, targets, known, start=start, spread=spread)
-    return np.maximum(slopes, _LEAST_SLOPE), shifts
+    loose, start = np.full(2, 100.0), np.array([1.0, 0.0])
+    common = fit_logistic(_with_ones(logits[known]), targets[known], start, loose)
+    common[0] = max(common[0], _LEAST_SLOPE)
+    spread = np.array([_SLOPE_SPREAD * common[0], _SHIFT_SPREAD])
+    found = np.empty((logits.shape[1], 2))
+    for label in range(logits.shape[1]):
+        seen = known[:, label]
+        found[label] = fit_logistic(_with_ones(logits[seen, label]), targets[seen, label], common, spread)
+    return np.maximum(found[:, 0], _LEAST_SLOPE), found[:, 1]
 
 
-def _newton(logits: Array, targets: Array, known: Array, *, start: Lines, spread: Lines) -> Lines:
-    """Return the L lines of the largest posterior, each by damped Newton steps: the problem is convex.
-
-    Args:
-        start: where the lines begin, and the means of their Gaussians; `spread`: their deviations.
-    """
-    slopes, shifts = start[0].copy(), start[1].copy()
-    tight = 1 / spread[0] ** 2, 1 / spread[1] ** 2
-
-    def loss(slopes: Array, shifts: Array) -> Array:
-        line = slopes * logits + shifts
-        fit = np.where(known, np.logaddexp(0, line) - targets * line, 0).sum(0)
-        return fit + 0.5 * tight[0] * (slopes - start[0]) ** 2 + 0.5 * tight[1] * (shifts - start[1]) ** 2
-
-    best = loss(slopes, shifts)
-    for _ in range(_STEPS):
-        probability = np.exp(-np.logaddexp(0, -(slopes * logits + shifts)))
-        wrong = np.where(known, probability - targets, 0)
-        weight = np.where(known, probability * (1 - probability), 0)
-        gradient = (
-            (wrong * logits).sum(0) + tight[0] * (slopes - start[0]),
-            wrong.sum(0) + tight[1] * (shifts - start[1]),
-        )
-        aa, bb = (weight * logits**2).sum(0) + tight[0], weight.sum(0) + tight[1]
-        ab = (weight * logits).sum(0)
-        area = aa * bb - ab**2  # > 0: both diagonal parts hold a prior's share
-        step = (bb * gradient[0] - ab * gradient[1]) / area, (aa * gradient[1] - ab * gradient[0]) / area
-        size = np.ones_like(slopes)
-        for _ in range(30):
-            tried = slopes - size * step[0], shifts - size * step[1]
-            value = loss(*tried)
-            worse = value > best
-            if not worse.any():
-                break
-            size = np.where(worse, size / 2, size)
-        keep = worse  # no step along this label's direction gains any more
-        slopes, shifts = np.where(keep, slopes, tried[0]), np.where(keep, shifts, tried[1])
-        gained, best = best - np.minimum(best, value), np.minimum(best, value)
-        if (gained <= _ENOUGH).all():
-            break
-    return slopes, shifts
+def _with_ones(logits: Array) -> Array:
+    return np.column_stack([logits, np.ones(len(logits))])
 
 
 LINES: Mapping[str, Callable[[Array, Array, Array], Lines]] = {
