@@ -17,6 +17,7 @@ from reeltag.data.flow_store import write_flow
 from reeltag.data.manifest import Manifest
 from reeltag.data.minimoments import write_minimoments
 from reeltag.errors import StoreError
+from reeltag.inference.calibrate_model import ScoredOn, calibrate, model_scores
 from reeltag.inference.ensemble_fit import fit_ensemble
 from reeltag.inference.ensemble_tagger import EnsembleTagger
 from reeltag.report.from_runs import report_runs
@@ -28,14 +29,16 @@ class Size:
     """How large a demonstration is: its clips, and a recipe a modality."""
 
     train: int
+    val: int
     test: int
     recipes: Mapping[str, str]
     tail: float
 
 
-QUICK = Size(train=160, test=60, recipes={"rgb": "demo/quick", "audio": "demo/sound_mini"}, tail=1.0)
+QUICK = Size(train=160, val=60, test=60, recipes={"rgb": "demo/quick", "audio": "demo/sound_mini"}, tail=1.0)
 FULL = Size(
     train=2000,
+    val=200,
     test=400,
     recipes={"rgb": "demo/tsm_mini", "flow": "demo/flow_mini", "audio": "demo/sound_mini"},
     tail=20.0,
@@ -65,7 +68,7 @@ class DemoResult:
 
 
 def run_demo(out: Path, *, quick: bool, console: Console, seed: int = 0) -> DemoResult:
-    """Make MiniMoments, train a model a modality, fuse them, write the report and tag an unseen clip.
+    """Make MiniMoments, train a model a modality, fuse and calibrate them, write the report, and tag an unseen clip.
 
     Args:
         out: a new folder.
@@ -84,8 +87,8 @@ def run_demo(out: Path, *, quick: bool, console: Console, seed: int = 0) -> Demo
     if "flow" in recipes and importlib.util.find_spec("cv2") is None:
         console.print("no optical flow without its extra (`pip install 'reeltag\\[flow]'`): pictures and sound alone")
         del recipes["flow"]
-    console.print(f"rendering {size.train + size.test} clips with known labels into {out / 'data'}")
-    manifest = write_minimoments(out / "data", size.train, 0, size.test, seed=seed, tail=size.tail)
+    console.print(f"rendering {size.train + size.val + size.test} clips with known labels into {out / 'data'}")
+    manifest = write_minimoments(out / "data", size.train, size.val, size.test, seed=seed, tail=size.tail)
     console.print("packing them, so that training reads pixels and not files")
     shards, _ = packed(manifest, out / "packed", store="raw", short_side_px=72)
     if "flow" in recipes:
@@ -97,10 +100,12 @@ def run_demo(out: Path, *, quick: bool, console: Console, seed: int = 0) -> Demo
         runs[modality] = train_and_evaluate(
             recipe, shards, out / "runs" / modality, seed=0, split="test", console=console
         )
-    members = [(name, run.scores) for name, run in runs.items()]
-    ensemble = fit_ensemble(members, method="mean", of="evidence")
-    folders = {name: run.folder for name, run in runs.items()}
+    console.print("fusing and calibrating on the validation clips")
+    members, folders = [(name, run.scores) for name, run in runs.items()], {n: run.folder for n, run in runs.items()}
+    on = ScoredOn(shards, "val")
+    ensemble = fit_ensemble([(name, model_scores(folder, on)) for name, folder in folders.items()], of="evidence")
     ensemble.write(out / "ensemble.json", list(folders.values()))
+    calibrate(out / "ensemble.json", on)
     fused = ensemble.apply(members)
     fused.write(out / "fused.parquet")
     pages = [out / "fused.parquet", *folders.values()]

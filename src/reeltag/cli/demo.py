@@ -15,7 +15,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Within a minute: few clips, appearance and sound.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make clips, train on pictures, flow and sound, fuse them, write a report, and tag a clip that they never saw.
+    """Make clips, train on pictures, flow and sound, fuse and calibrate, write a report, and tag an unseen clip.
 
     Example: reeltag demo --quick --out /tmp/demo
     """
@@ -32,7 +32,10 @@ def demo(
     print("mean AP on unseen clips, by kind of label:")
     print_table(["model", *groups], rows)
     print(f"an unseen clip, {result.tags.video}, carries {', '.join(result.truth)}; its five best tags:")
-    print_table(["label", "score"], list(zip(result.tags.labels[:5], result.tags.scores[:5], strict=True)))
+    best = result.tags.to_dict(5)["labels"]
+    marks = {True: "yes", False: ""}
+    rows = [(row["label"], row["score"], row["threshold"], marks[row["present"]]) for row in best]
+    print_table(["label", "calibrated score", "threshold", "present"], rows)
     print(f"report: {result.report}   ({result.seconds:.0f} s in all)")
     print(f"next: reeltag tag {result.ensemble} YOUR_VIDEO.mp4")
 
