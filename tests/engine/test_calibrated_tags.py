@@ -51,26 +51,17 @@ def test_a_run_is_scored_calibrated_and_tags_accordingly(run, mini_packed, mini_
 
 
 def test_evaluation_measures_decisions_at_the_thresholds(run, mini_packed, capsys):
-    evaluation = [
-        "evaluate",
-        str(run),
-        "--manifest",
-        str(mini_packed),
-        "--split",
-        "all",
-        "--device",
-        "cpu",
-        "--workers",
-        "0",
-    ]
-    app(["calibrate", str(run), "--manifest", str(mini_packed), "--split", "all", "--device", "cpu", "--workers", "0"],
-        standalone_mode=False)  # fmt: skip
-    said = capsys.readouterr().out
-    assert "48 videos of all" in said
-    assert "(chosen)" in said
+    given = [str(run), "--manifest", str(mini_packed), "--split", "all", "--device", "cpu", "--workers", "0"]
+    app(["evaluate", *given], standalone_mode=False)
     before = json.loads((run / "results.json").read_text())
     assert "calibrated" not in before
-    app(evaluation, standalone_mode=False)
+    capsys.readouterr()
+    app(["calibrate", *given], standalone_mode=False)
+    said = capsys.readouterr()
+    assert "48 videos of all" in said.out
+    assert "(chosen)" in said.out
+    assert "all.parquet" in said.err  # the scores of the evaluation, which are of this manifest
+    app(["evaluate", *given], standalone_mode=False)
     assert "calibrated (fitted on these very videos): ece" in capsys.readouterr().out
     after = json.loads((run / "results.json").read_text())
     assert after["values"] == before["values"]

@@ -13,7 +13,7 @@ from reeltag.errors import ReeltagError, StoreError
 from reeltag.hub.bundle import TrainedModel, read_trained, store_calibration
 from reeltag.inference.calibrate import Method, Rule, fit_calibration
 from reeltag.inference.ensemble import Ensemble, find_ensemble
-from reeltag.inference.evaluate import evaluate, write_evaluation
+from reeltag.inference.evaluate import evaluate
 from reeltag.inference.label_thresholds import Goal
 from reeltag.inference.load import load_trained
 from reeltag.store.calibration import Calibration
@@ -142,7 +142,7 @@ def model_scores(folder: Path, on: ScoredOn) -> Scores:
     on.say(f"scoring {on.split} of {place} with {folder}")
     loaded = load_trained(str(folder), device=on.device, checkpoint=on.checkpoint)
     found = evaluate(loaded, footage, split=on.split, workers=on.workers, progress=on.progress)
-    write_evaluation(found, loaded, folder)
+    found.scores.write(file)
     return found.scores
 
 
