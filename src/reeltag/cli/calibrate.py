@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +65,8 @@ def calibrate(
     from reeltag.inference.label_thresholds import Goal
 
     wanted = Goal.parse(goal)
-    on = ScoredOn(manifest, split, checkpoint, device, workers, log().print, bar("scoring"))
+    said = partial(log().print, soft_wrap=True)
+    on = ScoredOn(manifest, split, checkpoint, device, workers, said, bar("scoring"))
     found = calibrate(model, on, into=into, method=method.value, rule=thresholds.value, goal=wanted)
     made = found.calibration
     if as_json:

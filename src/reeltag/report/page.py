@@ -16,6 +16,7 @@ from scipy.special import expit
 from reeltag.metrics.evaluate import Results, evaluate_scores
 from reeltag.report.charts import Series, column_chart, line_chart
 from reeltag.report.clips import ClipCard, FramesOf, best_and_worst
+from reeltag.report.reliability import reliability_chart
 from reeltag.report.summary import RunSummary
 from reeltag.store.atomic import write_atomic
 from reeltag.store.scores import Scores
@@ -121,7 +122,10 @@ def _view(run: RunSummary, frames_of: FramesOf | None, num_clips: int) -> RunVie
     scores = run.scores[run.split] if run.split else None
     results = _evaluate(scores) if scores else None
     best, worst = best_and_worst(scores, frames_of, num_clips=num_clips) if scores else ([], [])
-    return RunView(run, results, _tiles(run, results), _curves(run), best, worst, _data(scores))
+    charts = _curves(run)
+    if scores and (chart := reliability_chart(scores, run.calibration)):
+        charts.append(("Reliability: how often what is said is true", chart))
+    return RunView(run, results, _tiles(run, results), charts, best, worst, _data(scores))
 
 
 def _tiles(run: RunSummary, results: Results | None) -> list[tuple[str, str, str]]:

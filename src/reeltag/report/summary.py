@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from reeltag.errors import StoreError
+from reeltag.store.calibration import Calibration
 from reeltag.store.run import RunFolder
 from reeltag.store.scores import Scores
 
@@ -29,6 +30,7 @@ class RunSummary:
         bad_files: lines of bad_files.jsonl.
         scores: split -> score file.
         results: results.json, or empty.
+        calibration: of the run, if it has one.
     """
 
     name: str
@@ -39,6 +41,7 @@ class RunSummary:
     bad_files: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Scores] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     @property
     def reported(self) -> dict[str, float]:
@@ -85,6 +88,7 @@ def read_run(path: Path) -> RunSummary:
         bad_files=list(run.bad_file_lines()),
         scores={file.stem: Scores.read(file) for file in sorted(run.scores.glob("*.parquet"))},
         results=results if isinstance(results, dict) else {},
+        calibration=Calibration.read(path, run.label_names),
     )
 
 
