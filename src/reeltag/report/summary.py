@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from reeltag.errors import StoreError
-from reeltag.store.calibration import Calibration
+from reeltag.store.calibration import CALIBRATION_FILE, Calibration
 from reeltag.store.run import RunFolder
 from reeltag.store.scores import Scores
 
@@ -88,7 +88,7 @@ def read_run(path: Path) -> RunSummary:
         bad_files=list(run.bad_file_lines()),
         scores={file.stem: Scores.read(file) for file in sorted(run.scores.glob("*.parquet"))},
         results=results if isinstance(results, dict) else {},
-        calibration=Calibration.read(path, run.label_names),
+        calibration=Calibration.read(path, run.label_names) if (path / CALIBRATION_FILE).is_file() else None,
     )
 
 
