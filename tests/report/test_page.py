@@ -102,6 +102,7 @@ def test_charts_and_clips(html):
     charts = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
     assert charts == [
         *("loss over step", "value over epoch", "learning rate over step", "share over step"),
+        "share of pairs that are true over probability",
         *("videos by labels, by falling frequency", "videos by labels of a video"),
     ]
     strips = [a for _, a in page.tags if a.get("class") == "frames"]
