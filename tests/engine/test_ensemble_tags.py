@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import wave
 
+import numpy as np
 import pytest
 
 from reeltag.cli import app
@@ -14,6 +16,7 @@ from reeltag.inference.ensemble import Ensemble
 from reeltag.inference.ensemble_tagger import EnsembleTagger
 from reeltag.inference.evaluate import evaluate, write_evaluation
 from reeltag.inference.load import load_trained
+from reeltag.inference.predict import Tagger
 from reeltag.store.scores import Scores
 
 SOUND = """
@@ -71,6 +74,27 @@ def test_the_command_line_tags_by_an_ensemble(fitted, mini_manifest, tmp_path, c
     assert second["error"]["reason"] != "unsupported"
     with pytest.raises(MediaError):
         EnsembleTagger.from_file(fitted / "all.json", device="cpu")(videos[1])
+
+
+def test_a_file_of_sound_is_for_the_members_that_listen(fitted, tmp_path):
+    with wave.open(str(tmp_path / "s.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        tone = 12_000 * np.sin(np.arange(32_000) * 0.2)
+        file.writeframes(tone.astype("<i2").tobytes())
+    tags = EnsembleTagger.from_file(fitted / "all.json", device="cpu")(tmp_path / "s.wav")
+    assert (tags.modalities, tags.missing) == (["audio"], ["rgb"])
+    alone = Tagger.from_pretrained(fitted / "audio", device="cpu")(tmp_path / "s.wav")
+    made = Ensemble.read(fitted / "all.json")
+    place = {label: at for at, label in enumerate(made.label_names)}
+    for label, score in zip(alone.labels, alone.scores, strict=True):
+        evidence = np.log(score / (1 - score)) - made.evidence.centers[1][place[label]]
+        wanted = 1 / (1 + np.exp(-made.evidence.base[place[label]] - evidence))
+        assert tags.scores[tags.labels.index(label)] == pytest.approx(wanted, abs=1e-5)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    with pytest.raises(MediaError, match="still PNG|picture"):
+        EnsembleTagger.from_file(fitted / "all.json", device="cpu")(tmp_path / "picture.png")
 
 
 def test_an_ensemble_of_scores_or_of_other_weights_does_not_tag(fitted, tmp_path):

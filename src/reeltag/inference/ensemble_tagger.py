@@ -86,9 +86,12 @@ class EnsembleTagger:
         Raises:
             MediaError: the file cannot be read, or has nothing of what any member takes; `.reason` says why.
         """
-        said = [self._said(tagger, video) for tagger in self.taggers]
+        heard = [self._said(tagger, video) for tagger in self.taggers]
+        said = [tags if isinstance(tags, Tags) else None for tags in heard]
         known = [tags for tags in said if tags is not None]
         if not known:
+            if isinstance(first := heard[0], MediaError) and first.reason != "unsupported":
+                raise first
             what = " and ".join(self.takes)
             raise MediaError("unsupported", str(video), f"the members take {what}, and the file has nothing of these")
         named = [(m.name, self._scores(tags)) for m, tags in zip(self.ensemble.members, said, strict=True)]
@@ -110,13 +113,14 @@ class EnsembleTagger:
         """Yield the tags of each video, or the error of one that cannot be read; the others go on."""
         return tag_each(self, videos)
 
-    def _said(self, tagger: Tagger, video: str | Path) -> Tags | None:
+    def _said(self, tagger: Tagger, video: str | Path) -> Tags | MediaError:
+        """Return the tags of a member, or why the file has nothing for it; a file that is broken is an error."""
         try:
             return tagger(video)
         except MediaError as error:
-            if error.reason != "unsupported":
+            if error.reason not in ("unsupported", "not_video"):  # not_video: a file of sound, for others perhaps
                 raise
-            return None
+            return error
 
     def _scores(self, tags: Tags | None) -> Scores:
         by_label = {} if tags is None else dict(zip(tags.labels, tags.scores, strict=True))
