@@ -142,11 +142,21 @@ def test_ending_finishes_what_runs_and_refuses_what_waits(serving, held, clips, 
         assert first.getresponse().status == 200
 
 
-def test_ending_waits_for_no_video_longer_than_its_grace(serving, held, clips, until):
+def test_ending_waits_for_no_upload(serving, tagger, until):
+    with serving(tagger) as service, open_socket(service, b"Content-Length: 5000000") as stream:
+        stream.sendall(PART + bytes(2 * MIB))
+        until(lambda: any(service.stored_bytes))
+        service.service.stop()
+        assert b" 503 " in stream.recv(1 << 16).splitlines()[0]
+
+
+@pytest.mark.parametrize(("calls", "grace_s"), [(1, 0.2), (2, 600)])
+def test_ending_waits_for_its_grace_or_for_the_second_ctrl_c(serving, held, clips, until, calls, grace_s):
     upload = ("file", "a.mp4", clips[0].read_bytes())
-    with serving(held, workers=1, grace_s=0.2) as service:
+    with serving(held, workers=1, grace_s=grace_s) as service:
         first = service.begin(upload)
         until(lambda: held.begun == 1)
-        service.service.stop()
+        for _ in range(calls):
+            service.service.stop()
         assert first.getresponse().status == 503
         held.go.set()

@@ -59,7 +59,7 @@ def test_it_says_where_it_is_answers_and_ends(mini_run, clips, tagger, tmp_path)
             request = urllib.request.Request(f"{found[1]}/tag?top=2", body, kind)
             with urllib.request.urlopen(request, timeout=60) as answer:
                 assert json.load(answer) == tagger(clips[0]).to_dict(2) | {"video": "clip.mp4"}
-        assert [len(list(folder.iterdir())) for folder in folders] == [1, 1]
+        assert [len(list(folder.glob("reeltag-*"))) for folder in folders] == [1, 1]
         first.send_signal(signal.SIGINT)
         second.send_signal(signal.SIGTERM)
         for process, code, logged in ((first, 130, '"POST /tag?top=2 HTTP/1.1" 200'), (second, 143, "")):
@@ -67,7 +67,7 @@ def test_it_says_where_it_is_answers_and_ends(mini_run, clips, tagger, tmp_path)
             assert process.returncode == code, err
             assert logged in err
             assert "Traceback" not in err
-    assert [list(folder.iterdir()) for folder in folders] == [[], []]
+    assert [list(folder.glob("reeltag-*")) for folder in folders] == [[], []]
 
 
 def test_a_taken_port_and_a_missing_model_are_one_line(refused, mini_run, tmp_path):

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import reeltag
 from reeltag.serve.answers import Health, Labels, Refusal, Tagged, Unreadable
-from reeltag.serve.refusal import Refused
-from reeltag.serve.service import AnyTagger, Service, ServiceLimits, ending
+from reeltag.serve.refusal import Refused, ending
+from reeltag.serve.service import AnyTagger, Service, ServiceLimits
 from reeltag.serve.upload import FILE_FIELD, MAX_FILES, Body, Disconnected, Form
 
 _ABOUT = (
@@ -101,7 +101,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         request: Request, top: Annotated[int | None, Query(ge=1, description="keep the best labels alone")] = None
     ) -> Response:
         """Return the tags of one file as an object, of several as a list with tags or error of each."""
-        body = Body(request, service.limits.idle_s)
+        body = Body(request, service.limits.idle_s, lambda: service.stopping)
         try:
             if unknown := set(request.query_params) - {"top"}:
                 raise Refused(400, "bad_request", f"there is no parameter {min(unknown)[:80]!r}; allowed: top")

@@ -32,6 +32,11 @@ class Refused(Exception):
         return JSONResponse(content, self.status, self.headers)
 
 
+def ending() -> Refused:
+    """Return the refusal of a service that ends."""
+    return Refused(503, "stopping", "the service is ending; send the file again when it is back", {"Retry-After": "10"})
+
+
 class EarlyResponse(JSONResponse):
     """A response to a request whose body is not wanted any more.
 

@@ -68,9 +68,10 @@ class Server(uvicorn.Server):
             self._listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a second Ctrl-C ends at once."""
+        """Begin to end; a second Ctrl-C waits for no video."""
         self._service.stop()
-        super().handle_exit(sig, frame)
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
 
 
 def serve(

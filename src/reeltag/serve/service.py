@@ -21,7 +21,7 @@ from reeltag.errors import MediaError, ReeltagError
 from reeltag.inference.ensemble_tagger import EnsembleTagger
 from reeltag.inference.predict import Tagger
 from reeltag.media.encode import write_video
-from reeltag.serve.refusal import Refused
+from reeltag.serve.refusal import ending
 from reeltag.serve.upload import MIB, Disconnected, Received
 from reeltag.serve.work import DaemonThreads, Seat, Seats
 
@@ -72,7 +72,7 @@ class Service:
         self._threads: DaemonThreads | None = None
         self._folder: Path | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopped = asyncio.Event()
+        self._stopped, self._at_once = asyncio.Event(), asyncio.Event()
 
     @property
     def device(self) -> str:
@@ -121,10 +121,14 @@ class Service:
         self.warm = True
 
     def stop(self) -> None:
-        """Begin to end: nothing new is taken, what waits is refused, what is being tagged has `grace_s` left."""
+        """Begin to end: nothing new is taken, what waits is refused, what is being tagged has `grace_s` left.
+
+        A second call refuses that too.
+        """
+        event = self._at_once if self.stopping else self._stopped
         self.stopping = True
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stopped.set)
+            self._loop.call_soon_threadsafe(event.set)
 
     def close(self) -> None:
         """Remove what lies on disk and let the threads end when their video does."""
@@ -169,14 +173,15 @@ class Service:
             raise ending()
         job = seat.run(self._threads, self._line, file, top)
         answer = asyncio.wrap_future(job)
-        stopped = asyncio.ensure_future(self._stopped.wait())
+        stopped, at_once = (asyncio.ensure_future(event.wait()) for event in (self._stopped, self._at_once))
         try:
-            ends: list[asyncio.Future[Any]] = [answer, watch]
+            ends: list[asyncio.Future[Any]] = [answer, watch, at_once]
             await asyncio.wait([*ends, stopped], return_when=asyncio.FIRST_COMPLETED)
             if not answer.done() and stopped.done() and not job.cancel():
                 await asyncio.wait(ends, timeout=self.limits.grace_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopped.cancel()
+            at_once.cancel()
             _abandon(answer, job)
         if answer.done() and not answer.cancelled():
             return answer.result()
@@ -197,11 +202,6 @@ class Service:
                 log.exception("tagging %r failed", file.name)
             return _failed(file, "internal", "an error of the service, described in its log; the other files go on")
         return replace(tags, video=file.name).to_dict(top)
-
-
-def ending() -> Refused:
-    """Return the refusal of a service that ends."""
-    return Refused(503, "stopping", "the service is ending; send the file again when it is back", {"Retry-After": "10"})
 
 
 def _failed(file: Received, reason: str, message: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +15,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
-from reeltag.serve.refusal import Refused
+from reeltag.serve.refusal import Refused, ending
 
 MIB = 1 << 20
 MAX_FILES = 64
@@ -22,6 +23,7 @@ FILE_FIELD, FIELDS = "file", ("top",)
 _MAX_FIELD_BYTES = 256
 _MAX_NAME = 255
 _WRITE_BYTES = 1 * MIB
+_LOOK_S = 0.25  # how often a client that sends nothing is left to look whether the service ends
 _FRAME_BYTES = 1 * MIB  # boundaries, part headers and fields around the files
 
 
@@ -48,10 +50,11 @@ class Body:
     Args:
         request: of which nothing has been read.
         idle_s: how long a client may send nothing.
+        stopping: whether the service ends, and the rest of the body is of no use.
     """
 
-    def __init__(self, request: Request, idle_s: float) -> None:
-        self._receive, self._idle_s = request.receive, idle_s
+    def __init__(self, request: Request, idle_s: float, stopping: Callable[[], bool]) -> None:
+        self._receive, self._idle_s, self._stopping = request.receive, idle_s, stopping
         self.headers = request.headers
         self.ended = False
 
@@ -60,16 +63,23 @@ class Body:
 
         Raises:
             Disconnected: the client went away.
-            Refused: 408, nothing came for too long.
+            Refused: 408, nothing came for too long; 503, the service ends.
         """
-        try:
-            async with asyncio.timeout(self._idle_s):
-                message = await self._receive()
-        except TimeoutError:
-            self.ended = True  # nothing more is waited for
-            raise Refused(
-                408, "timeout", f"nothing came for {self._idle_s:g} s; send the file again", {"Connection": "close"}
-            ) from None
+        message = None
+        silent_s = 0.0
+        while message is None:
+            if self._stopping():
+                raise ending()
+            if silent_s >= self._idle_s:
+                self.ended = True  # nothing more is waited for
+                text = f"nothing came for {self._idle_s:g} s; send the file again"
+                raise Refused(408, "timeout", text, {"Connection": "close"})
+            wait_s = min(_LOOK_S, self._idle_s)
+            try:
+                async with asyncio.timeout(wait_s):
+                    message = await self._receive()
+            except TimeoutError:
+                silent_s += wait_s
         if message["type"] == "http.disconnect":
             raise Disconnected
         self.ended = not message.get("more_body", False)
