@@ -118,7 +118,7 @@ class Form:
         self.whole = False
 
     async def read(self, body: Body) -> None:
-        """Read a body to its end; files are written by other threads.
+        """Read a body to its end; what is large is written by other threads.
 
         Raises:
             Disconnected: the client went away.
@@ -140,8 +140,9 @@ class Form:
                 if received > self._limit + _FRAME_BYTES:
                     raise too_large(self._limit)
                 parser.write(chunk)
-                if self.pending_bytes >= _WRITE_BYTES or body.ended:
+                if self.pending_bytes >= _WRITE_BYTES:
                     await asyncio.to_thread(self._write)
+            self._write()  # less than that takes less time than to hand it over
         except FormParserError as error:
             raise Refused(400, "bad_request", f"the body is no multipart form: {error}; send it again") from None
         except OSError as error:
