@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -13,6 +14,15 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 SETTLED = "items.size > 0 && [...items].every((item) => ['done', 'failed'].includes(item.state))"
+# The browser reads descriptor 3 and writes descriptor 4.
+ON_3_AND_4 = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for end, number in zip(ends, (3, 4)):
+    os.dup2(end, number)
+    os.close(end)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Browser:
@@ -28,11 +38,12 @@ class Browser:
             "--disable-dev-shm-usage",
             f"--user-data-dir={profile}",
         ]
-        # The browser reads descriptor 3 and writes descriptor 4, which only a shell can set without code after fork.
         command = [CHROMIUM, *options, "--remote-debugging-pipe", "about:blank"]
-        words = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", *command]
         self.process = subprocess.Popen(
-            words, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [sys.executable, "-S", "-c", ON_3_AND_4, str(theirs_in), str(theirs_out), *command],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(theirs_in)
         os.close(theirs_out)
@@ -55,7 +66,9 @@ class Browser:
     def _message(self):
         while b"\0" not in self._rest:
             assert select.select([self._in], [], [], 60)[0], "the browser says nothing"
-            self._rest += os.read(self._in, 1 << 16)
+            piece = os.read(self._in, 1 << 16)
+            assert piece, "the browser has ended"
+            self._rest += piece
         one, self._rest = self._rest.split(b"\0", 1)
         return json.loads(one)
 
