@@ -59,7 +59,8 @@ class Service:
     """Tags uploads; `start` inside the event loop, `close` from anywhere, more than once if need be.
 
     Args:
-        tagger: used by several threads at once: its forward pass keeps nothing of one video for another.
+        tagger: called by several threads at once. That is safe: a forward pass in evaluation mode writes nothing to the
+            model but the number of frames a clip, which the recipe fixes; all else belongs to the call or the thread.
         name: of the model, for answers.
         limits: what is taken at once.
     """

@@ -79,7 +79,7 @@ class Seats:
         self.count, self._workers = workers + waiting, workers
         self._taken = 0
         self._lock = threading.Lock()
-        self._seconds: deque[float] = deque([1.0], maxlen=32)
+        self._seconds: deque[float] = deque([1.0], maxlen=32)  # a second, until more is known
 
     @property
     def taken(self) -> int:
@@ -97,7 +97,7 @@ class Seats:
                 self._taken += 1
                 return Seat(self)
             mean_s = sum(self._seconds) / len(self._seconds)
-        # Of those ahead some have been tagged by half: the mean time until the first of them leaves is what one takes.
+        # Somebody leaves once in this time on average.
         after_s = max(1, math.ceil(mean_s / self._workers))
         raise Refused(
             503,
