@@ -40,6 +40,10 @@ HOMES = {
     "pyarrow": {"data", "store", "inference/tag_table.py"},
     "typer": {"cli"},
     "jinja2": {"report"},
+    "fastapi": {"serve"},
+    "starlette": {"serve"},
+    "uvicorn": {"serve"},
+    "python_multipart": {"serve"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -21,6 +21,7 @@ from reeltag.cli import (
     listing,
     new,
     report,
+    serve,
     tag,
     train,
 )
@@ -47,6 +48,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("tag")(tag.tag)
 app.add_typer(ensemble.app, name="ensemble")
 app.command("report")(report.report)
+app.command("serve")(serve.serve)
 app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)
 app.command("bench")(bench.bench)
