@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -102,24 +102,24 @@ class Tagger:
         Raises:
             MediaError: the file cannot be read, or has nothing of what the model takes; `.reason` says why.
         """
+        with open_media(video) as opened:
+            return self.of_open(opened, str(video))
+
+    def of_open(self, opened: Video | Sound, video: str) -> Tags:
+        """Return the tags of an open file, which stays open; `video` is its name."""
         missing: list[str] = []
         if self.features is not None:
             used = [self.features.extractor.modality]
-            with open_media(video) as opened:
-                batch = self.features.batch(opened, str(video))
-                duration_s, damaged = opened.duration_s, opened.damaged
+            batch = self.features.batch(opened, video)
         else:
-            with FileSource(str(video), open_media(video)) as source:
-                batch, used = self.look(source)
-                duration_s, damaged = source.duration_s, source.damaged
+            batch, used = self.look(FileSource(video, opened))
             missing = [modality for modality in self.modalities if modality not in used]
-        with torch.inference_mode(), self.loaded.autocast():
-            test = self.loaded.trained.recipe.test
-            scores, _ = score_batch(self.loaded.model, batch, test.average, self.loaded.device, test.activation)
+        duration_s, damaged = opened.duration_s, opened.damaged
+        scores = self.scores_of(batch)
         values = scores[0].tolist()
         order = sorted(range(len(values)), key=lambda label: -values[label])
         return Tags(
-            video=str(video),
+            video=video,
             labels=[self.label_names[label] for label in order],
             scores=[values[label] for label in order],
             thresholds=[self.loaded.trained.thresholds[label] for label in order],
@@ -128,6 +128,13 @@ class Tagger:
             duration_s=duration_s,
             damaged=damaged,
         )
+
+    def scores_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return float32 (B, L) scores, on the CPU, of a batch of the test views of B clips."""
+        with torch.inference_mode(), self.loaded.autocast():
+            test = self.loaded.trained.recipe.test
+            scores, _ = score_batch(self.loaded.model, batch, test.average, self.loaded.device, test.activation)
+        return scores.float().cpu()
 
     def look(self, source: Source) -> tuple[dict[str, Tensor], list[str]]:
         """Return a batch of the test views of one clip (see `schema.Batch`), and which modalities it has.
