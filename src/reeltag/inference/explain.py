@@ -15,11 +15,11 @@ from reeltag.hub.bundle import DEFAULT_THRESHOLD
 from reeltag.inference.ensemble_tagger import EnsembleTagger
 from reeltag.inference.hiding import NUM_PARTS, Subject
 from reeltag.inference.predict import Tagger
-from reeltag.inference.saliency import METHODS, logits_of
+from reeltag.inference.saliency import METHODS, has_map, logits_of
 from reeltag.media import Video, open_media
 
-Method = Literal["occlusion", "rise", "grad_cam"]
-DEFAULT_METHOD: Method = "occlusion"
+Method = Literal["auto", "grad_cam", "occlusion", "rise"]
+DEFAULT_METHOD: Method = "auto"
 NUM_LABELS = 3
 _BOX_SHARE = 0.5  # a box holds the cells that have at least this share of the best one's worth
 
@@ -138,7 +138,8 @@ def explain(
         video: the file.
         labels: which; by default the best `num_labels` of those that are present, or the best one alone.
         num_labels: see above, at least 1.
-        method: of the places; see `reeltag.inference.saliency`.
+        method: of the places, see `reeltag.inference.saliency`; `auto` is Grad-CAM where the model has maps, else
+            occlusion.
         num_parts: K, the parts that the time is cut into, at least 2.
         seed: of `rise`, the one method that draws anything.
 
@@ -146,8 +147,7 @@ def explain(
         MediaError: the file cannot be read, or has nothing of what the model takes.
         ReeltagError: an unknown label or method, a count that is too small, or a model that the method does not fit.
     """
-    if method not in METHODS:
-        raise ReeltagError(f"no method is called {method!r}; allowed: {', '.join(get_args(Method))}")
+    check_method(method)
     if num_labels < 1 or num_parts < 2:
         raise ReeltagError(f"num_labels={num_labels} must be at least 1, and num_parts={num_parts} at least 2")
     names = tagger.label_names
@@ -159,6 +159,8 @@ def explain(
         columns = [names.index(label) for label in labels] if labels else _best(tagger, scores, num_labels)
         maps = None
         if subject.grid[0]:
+            if method == "auto":
+                method = "grad_cam" if has_map(subject) else "occlusion"
             maps = METHODS[method](subject, columns, torch.Generator().manual_seed(seed))
         middles = (subject.edges_s[1:] + subject.edges_s[:-1]) / 2
         frames = None
@@ -180,6 +182,12 @@ def explain(
                 )
             )
     return Explained(str(video), found, frames, middles.tolist(), method if maps is not None else "")
+
+
+def check_method(method: str) -> None:
+    """Raise ReeltagError for a method that there is not."""
+    if method not in get_args(Method):
+        raise ReeltagError(f"no method is called {method!r}; allowed: {', '.join(get_args(Method))}")
 
 
 def _best(tagger: Tagger | EnsembleTagger, scores: NDArray[np.float32], count: int) -> list[int]:

@@ -45,7 +45,7 @@ class Segment:
     Attributes:
         label: its name.
         start_s: on the clock of the file, `end_s` likewise; half-open.
-        score: mean of the windows' scores in it; `best` the highest one.
+        score: mean over its time; `best` the highest.
     """
 
     label: str
@@ -75,8 +75,8 @@ def find_segments(
     """Return the segments of all labels, by their start and then in the order of the labels.
 
     Args:
-        scores: (W, L) in [0, 1]; NaN, where nothing could be scored, counts as below every threshold.
-        cells_s: (W, 2) the time that each window speaks for; each begins where the one before ends.
+        scores: (P, L) in [0, 1]; NaN, where nothing could be scored, counts as below every threshold.
+        cells_s: (P, 2) start and end of each stretch that has a score; each begins where the one before ends.
         label_names: L.
         thresholds: (L,) scores from which a label counts as present.
         rule: see `SegmentRule`.
@@ -86,10 +86,10 @@ def find_segments(
     for column, (name, threshold) in enumerate(zip(label_names, thresholds, strict=True)):
         own = np.where(np.isnan(scores[:, column]), -math.inf, scores[:, column])
         for first, last in _kept(_merged(_runs(own, threshold, rule.off * threshold), cells_s, rule), cells_s, rule):
-            inside = own[first:last]
-            inside = inside[np.isfinite(inside)]
+            inside = np.isfinite(own[first:last])  # a closed gap may hold stretches without a score
+            values, lengths = own[first:last][inside], np.diff(cells_s[first:last])[inside, 0]
             start_s, end_s = float(cells_s[first, 0]), float(cells_s[last - 1, 1])
-            found.append(Segment(name, start_s, end_s, float(inside.mean()), float(inside.max())))
+            found.append(Segment(name, start_s, end_s, float(np.average(values, weights=lengths)), float(values.max())))
     return sorted(found, key=lambda segment: segment.start_s)
 
 

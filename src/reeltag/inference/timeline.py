@@ -37,7 +37,7 @@ class Timeline:
         scores: (W, L) probabilities in the order of `label_names`; NaN where a window has nothing of what the model
             takes, or could not be decoded.
         label_names: L, the order of the model.
-        segments: what the scores amount to, by their start.
+        segments: where the mean score of the windows that cover a moment passes the thresholds, by their start.
     """
 
     tags: Tags
@@ -92,7 +92,8 @@ def timeline(
         tags, scores = run.read()
     threshold_of = dict(zip(tags.labels, tags.thresholds, strict=True))
     thresholds = [threshold_of[name] for name in tagger.label_names]
-    segments = find_segments(scores, run.windows.cells_s, tagger.label_names, thresholds, rule)
+    cells_s, means = run.windows.moments(scores)
+    segments = find_segments(means, cells_s, tagger.label_names, thresholds, rule)
     return Timeline(tags, run.windows, scores, list(tagger.label_names), segments)
 
 

@@ -17,6 +17,7 @@ from reeltag.media import Sound, Video
 DEFAULT_WINDOW_S = 3.0
 MAX_WINDOWS = 1_000_000
 _SAME_RATE = 0.01  # a window whose rate is this near to the file's has the file's
+_SAME_S = 1e-6  # edges of windows that are nearer are one
 _LEAST_REST_S = 1e-3  # of the file behind the last window, for which there is one window more
 
 
@@ -57,12 +58,26 @@ class Windows:
         ends[-1] = duration_s
         return cls(window_s, hop_s, np.stack([starts, ends], 1))
 
-    @property
-    def cells_s(self) -> NDArray[np.float64]:
-        """(W, 2): the time that each window speaks for, which is nearest to its middle; together they are the file."""
-        middles = self.times_s.mean(1)
-        edges = np.concatenate([self.times_s[:1, 0], (middles[1:] + middles[:-1]) / 2, self.times_s[-1:, 1]])
-        return np.stack([edges[:-1], edges[1:]], 1)
+    def moments(self, scores: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the stretches between the edges of windows, and for each the mean score of the windows that cover it.
+
+        Args:
+            scores: (W, L); NaN counts as no score.
+
+        Returns:
+            (P, 2) start and end of each stretch, which together are the file; (P, L), NaN where no window has a score.
+        """
+        edges = np.unique(self.times_s.round(9))
+        edges = edges[np.concatenate([np.diff(edges) > _SAME_S, [True]])]
+        first = np.searchsorted(self.times_s[:, 1], edges[:-1] + _SAME_S, side="right")
+        last = np.searchsorted(self.times_s[:, 0], edges[1:] - _SAME_S, side="left")
+        known = ~np.isnan(scores)
+        blank = np.zeros((1, scores.shape[1]))
+        sums = np.concatenate([blank, np.where(known, scores, 0).cumsum(0, dtype=np.float64)])
+        count = np.concatenate([blank, known.cumsum(0)])
+        covering = count[last] - count[first]
+        means = (sums[last] - sums[first]) / np.where(covering > 0, covering, np.nan)
+        return np.stack([edges[:-1], edges[1:]], 1), means
 
 
 def check_windows(window_s: float, hop_s: float | None) -> float:
