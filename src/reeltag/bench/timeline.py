@@ -6,7 +6,9 @@ import resource
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -171,12 +173,12 @@ def timeline_memory(
         run: a run folder, bundle or ensemble file.
         video: a file; None makes one of MiniMoments clips.
         out: the JSON file.
-        clips: of 3 s, when a video is made; they are encoded in memory, so that the peak is measured only beyond that.
+        clips: of 3 s, when a video is made; another process makes it, since it holds all frames.
         device: where the model runs.
     """
     tagger = _tagger(run, device)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(video) if video is not None else compose_video(Path(folder), clips, FIRST_SEED).path
+        path = Path(video) if video is not None else _made_elsewhere(Path(folder), clips)
         before, started = _peak_mb(), time.monotonic()
         found = timeline(tagger, path)
         seconds = time.monotonic() - started
@@ -192,6 +194,11 @@ def timeline_memory(
     write_json(Path(out), result)
     Console(stderr=True, highlight=False).print_json(data=result)
     return result
+
+
+def _made_elsewhere(folder: Path, clips: int) -> Path:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(compose_video, folder, clips, FIRST_SEED).result().path
 
 
 def _tagger(run: str, device: str) -> Tagger | EnsembleTagger:

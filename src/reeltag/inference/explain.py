@@ -56,12 +56,13 @@ class Place:
     Attributes:
         frame_s: middle of the part of the time that it is in.
         box: left, top, right and bottom as shares of the frame.
-        drop: what the score falls by when the box is hidden in that part of the time.
+        drop: what the score falls by when the box is hidden in that part of the time; `evidence` its log odds.
     """
 
     frame_s: float
     box: tuple[float, float, float, float]
     drop: float
+    evidence: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +93,7 @@ class Explanation:
                 "frame_s": round(self.place.frame_s, 3),
                 "box": [round(edge, 3) for edge in self.place.box],
                 "drop": round(self.place.drop, 6),
+                "evidence": round(self.place.evidence, 3),
             }
         return {
             "label": self.label,
@@ -228,10 +230,11 @@ def _place(subject: Subject, maps: NDArray[np.float32], column: int, score: floa
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
     keep = torch.ones(1, subject.num_parts, *subject.grid)
     keep[0, part, top:bottom, left:right] = 0
-    drop = score - float(subject.scores(keep)[0, column])
+    hidden = subject.scores(keep)[0, column]
+    evidence = float(logits_of(np.float32(score)) - logits_of(hidden))
     height, width = subject.grid
     box = (float(left) / width, float(top) / height, float(right) / width, float(bottom) / height)
-    return Place(float(subject.edges_s[part] + subject.edges_s[part + 1]) / 2, box, drop)
+    return Place(float(subject.edges_s[part] + subject.edges_s[part + 1]) / 2, box, score - float(hidden), evidence)
 
 
 def _connected(strong: NDArray[np.bool_], row: int, column: int) -> NDArray[np.bool_]:

@@ -23,9 +23,9 @@ RISE_MASKS, RISE_CELLS, RISE_KEEP = 512, 7, 0.5
 _CLIP = 1e-6
 
 
-def logits_of(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+def logits_of(scores: NDArray[np.float32] | np.float32) -> NDArray[np.float64]:
     """Return the logits of scores, which do not level off near 1 as scores do; kept a millionth away from 0 and 1."""
-    clipped = np.clip(scores.astype(np.float64), _CLIP, 1 - _CLIP)
+    clipped = np.clip(np.asarray(scores, dtype=np.float64), _CLIP, 1 - _CLIP)
     return np.asarray(np.log(clipped / (1 - clipped)))
 
 

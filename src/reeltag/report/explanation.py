@@ -84,7 +84,8 @@ def _place_text(one: Explanation) -> str:
     left, top, right, bottom = (f"{edge:.0%}" for edge in one.place.box)
     return (
         f"Strongest at {one.place.frame_s:.2f} s, {left} to {right} from the left and {top} to {bottom} from the top: "
-        f"hidden then and there alone, the score falls by {one.place.drop:.3f}."
+        f"hidden then and there alone, the score falls by {one.place.drop:.3f} and its log odds by "
+        f"{one.place.evidence:.2f}."
     )
 
 
