@@ -58,7 +58,7 @@ class Loudness(VideoModel):
         return []
 
 
-def tagger_of(model: VideoModel, data: dict, thresholds: tuple[float, float] = (0.5, 0.5)) -> Tagger:
+def make_tagger(model: VideoModel, data: dict, thresholds: tuple[float, float] = (0.5, 0.5)) -> Tagger:
     recipe = Recipe.model_validate({"model": {"name": "tsn_mini"}, "data": data})
     trained = TrainedModel(Path("made"), recipe, LABELS, {}, list(thresholds), "0" * 64)
     return Tagger(Loaded(model.eval(), trained, torch.device("cpu"), nullcontext))
@@ -67,13 +67,13 @@ def tagger_of(model: VideoModel, data: dict, thresholds: tuple[float, float] = (
 @pytest.fixture
 def brightness() -> Tagger:
     """Sees four frames of 32 px: all of a square picture."""
-    return tagger_of(Brightness(), {"num_frames": 4, "short_side_px": 32, "crop_px": 32})
+    return make_tagger(Brightness(), {"num_frames": 4, "short_side_px": 32, "crop_px": 32})
 
 
 @pytest.fixture
 def loudness() -> Tagger:
     """Hears two seconds at 8 kHz."""
-    return tagger_of(Loudness(), {"audio": {"rate_hz": 8000, "seconds": 2.0}})
+    return make_tagger(Loudness(), {"audio": {"rate_hz": 8000, "seconds": 2.0}})
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +88,9 @@ def write_levels():
         return path
 
     return write
+
+
+@pytest.fixture
+def tagger_of():
+    """`tagger_of(model, data)`: a tagger of a model by a recipe's section `data`."""
+    return make_tagger

@@ -13,12 +13,14 @@ from reeltag.data.sources import FileSource
 from reeltag.errors import MediaError, ReeltagError
 from reeltag.inference.ensemble import Ensemble
 from reeltag.inference.ensemble_tagger import EnsembleTagger
+from reeltag.inference.explain import explain
 from reeltag.inference.predict import Tagger
 from reeltag.inference.segments import SegmentRule, find_segments
 from reeltag.inference.timeline import natural_window_s, timeline
 from reeltag.inference.windows import Windows, frames_within
 from reeltag.media import Video, open_media, open_video
 from reeltag.media.decode import TrackDecoder
+from reeltag.models import MODELS
 
 
 def sigmoid(logit):
@@ -258,3 +260,27 @@ def test_walk_gives_the_frames_of_frames_at(write_levels, tmp_path):
         assert torch.equal(torch.stack([frame for _, frame in walked]), video.frames_at(wanted))
         with pytest.raises(ValueError, match="frame 80 does not exist"):
             list(video.walk([80]))
+
+
+def test_a_joint_model_is_given_all_modalities_of_each_window(tagger_of, mini_manifest):
+    pytest.importorskip("cv2")
+    torch.manual_seed(0)
+    data = {"num_frames": 4, "short_side_px": 40, "crop_px": 32, "flow": {"method": "dis"}, "audio": {"seconds": 1.0}}
+    tagger = tagger_of(MODELS.build("fusion_gated", num_labels=2), data)
+    paths = sorted(mini_manifest.parent.glob("videos/*.mp4"))
+    path = next(path for path in paths if not tagger(path).missing)
+    found = timeline(tagger, path, window_s=1.5)
+    assert found.tags == tagger(path)
+    for (start, end), scores in zip(found.windows.times_s.tolist(), found.scores, strict=True):
+        with FileSource("x", open_media(path), start, end) as source:
+            expected = tagger.scores_of(tagger.look(source)[0])[0]
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+    with FileSource("x", open_media(path)) as source:
+        batch, used = tagger.look(source)
+    (one,) = explain(tagger, path, labels=["bright"], num_parts=2).explanations
+    assert list(one.modalities) == used == ["rgb", "flow", "audio"]
+    for column, name in enumerate(used):
+        left = batch["present"].clone()
+        left[:, column] = False
+        alone = float(tagger.scores_of({**batch, "present": left})[0, 0])
+        assert one.modalities[name] == pytest.approx(one.score - alone, abs=1e-6)

@@ -25,7 +25,7 @@ _BOX_SHARE = 0.5  # a box holds the cells that have at least this share of the b
 
 
 @dataclass(frozen=True)
-class Stretch:
+class TimePart:
     """A stretch of time, and what is lost when it is hidden.
 
     Attributes:
@@ -80,7 +80,7 @@ class Explanation:
 
     label: str
     score: float
-    time: list[Stretch]
+    time: list[TimePart]
     place: Place | None
     modalities: dict[str, float]
     maps: NDArray[np.float32] | None
@@ -200,7 +200,7 @@ def _best(tagger: Tagger | EnsembleTagger, scores: NDArray[np.float32], count: i
     return present[:count] or order[:1]
 
 
-def _times(subject: Subject, scores: NDArray[np.float32]) -> list[list[Stretch]]:
+def _times(subject: Subject, scores: NDArray[np.float32]) -> list[list[TimePart]]:
     """Return, by label, what is lost when each part of the time is hidden in all modalities."""
     left = 1 - torch.eye(subject.num_parts)  # (K, K)
     keep = left[:, :, None, None].expand(-1, -1, *subject.grid) if subject.grid[0] else None
@@ -208,7 +208,7 @@ def _times(subject: Subject, scores: NDArray[np.float32]) -> list[list[Stretch]]
     drops, evidence = scores - hidden, logits_of(scores) - logits_of(hidden)
     spans = list(zip(subject.edges_s[:-1].tolist(), subject.edges_s[1:].tolist(), strict=True))
     return [
-        [Stretch(*span, float(drops[at, label]), float(evidence[at, label])) for at, span in enumerate(spans)]
+        [TimePart(*span, float(drops[at, label]), float(evidence[at, label])) for at, span in enumerate(spans)]
         for label in range(len(scores))
     ]
 
