@@ -85,6 +85,31 @@ def test_tagging_a_file_scores_what_evaluating_its_features_does(run, store, min
             assert tags.duration_s > 1
 
 
+def test_windows_of_a_file_are_tagged_by_the_features_of_their_frames(run, mini_manifest):
+    from reeltag.data.sources import FileSource
+    from reeltag.inference.explain import explain
+    from reeltag.inference.timeline import timeline
+    from reeltag.inference.windows import Stretch
+    from reeltag.media import open_media
+
+    tagger = reeltag.Tagger.from_pretrained(run, device="cpu")
+    path = sorted(mini_manifest.parent.glob("videos/*.mp4"))[0]
+    found = timeline(tagger, path, window_s=1.5, hop_s=0.75)
+    assert found.windows.times_s.tolist() == [[0, 1.5], [0.75, 2.25], [1.5, 3]]
+    assert found.tags == tagger(path)
+    with open_media(path) as media:
+        for (start, end), scores in zip(found.windows.times_s.tolist(), found.scores, strict=True):
+            part = Stretch(media, start, end, {})
+            part.frames = {number: media.frames_at([number])[0] for number in part.numbers(range(part.num_frames))}
+            assert FileSource("x", part).num_frames == 18
+            expected = tagger.scores_of(tagger.features.batch(part, "x"))[0]
+            assert scores == pytest.approx(expected.numpy(), abs=1e-6)
+    (one, *_) = explain(tagger, path, num_labels=1).explanations
+    assert one.place is None
+    assert len(one.time) == 8
+    assert max(abs(part.evidence) for part in one.time) > 0
+
+
 def test_an_extractor_that_is_not_at_hand_or_is_another_one(run, backbone_run, mini_run, recipe, tmp_path):
     moved = backbone_run.with_name("moved")
     weights = read_trained(run).features.weights_hash[:12]

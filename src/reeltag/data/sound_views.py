@@ -12,6 +12,7 @@ from reeltag.data.sources import Source
 from reeltag.media.sound_transforms import change_speed, even_crops
 from reeltag.sections import AudioSection
 
+_PART = 1 << 22
 _SOUND = 0x736F756E64  # sets the draws of sound apart, so that they are the same beside pictures and without them
 
 
@@ -41,7 +42,8 @@ def trimmed(wave: Tensor, trim_db: float) -> Tensor:
 
 def level_db(wave: Tensor) -> float:
     """Return the RMS of (N,) samples in dB of full scale; minus infinity for silence and for no sample at all."""
-    power = float(wave.double().square().mean()) if len(wave) else 0.0
+    # In parts: a long wave is not held a second time in double precision.
+    power = sum(float(part.double().square().sum()) for part in wave.split(_PART)) / len(wave) if len(wave) else 0.0
     return 10 * math.log10(power) if power > 0 else -math.inf
 
 

@@ -147,12 +147,16 @@ class Source(ABC):
         starts = [min(i + k * apart, last) for i in indices for k in range(flow.stack)]
         return [(i, min(i + step, self.num_frames - 1)) for i in starts]
 
-    def keep(self, indices: Sequence[int], flow: FlowSection | None) -> None:
-        """Read frames once that `frames_at` is asked for next, and with `flow` those that `flow_at` needs as well."""
+    def needed(self, indices: Sequence[int], flow: FlowSection | None) -> list[int]:
+        """Return the frames, ascending, that `frames_at` and, with `flow`, `flow_at` read for these indices."""
         wanted = set(indices)
         if flow is not None and self._stored_flow is None:
             wanted |= {number for pair in self._pairs(indices, flow) for number in pair}
-        numbers = sorted(wanted)
+        return sorted(wanted)
+
+    def keep(self, indices: Sequence[int], flow: FlowSection | None) -> None:
+        """Read frames once that `frames_at` is asked for next, and with `flow` those that `flow_at` needs as well."""
+        numbers = self.needed(indices, flow)
         self._frames = self._read(numbers)
         self._kept = {number: place for place, number in enumerate(numbers)}
 

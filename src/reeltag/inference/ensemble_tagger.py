@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reeltag.errors import MediaError, StoreError
+from reeltag.inference.aligned import Array
 from reeltag.inference.ensemble import Ensemble, find_ensemble
 from reeltag.inference.predict import Tagger, ranked, tag_each
 from reeltag.schema import Tags
@@ -23,7 +24,7 @@ class EnsembleTagger:
 
     Args:
         ensemble: of M members.
-        taggers: M, in its order, of the same labels.
+        taggers: M, in its order, of the same labels, without calibrations of their own.
 
     Raises:
         StoreError: members of other labels.
@@ -76,6 +77,12 @@ class EnsembleTagger:
         return cls(ensemble, taggers)
 
     @property
+    def thresholds(self) -> list[float]:
+        """L scores from which a label counts as present."""
+        calibration = self.ensemble.calibration
+        return [DEFAULT_THRESHOLD] * len(self.label_names) if calibration is None else calibration.thresholds
+
+    @property
     def takes(self) -> tuple[str, ...]:
         """The modalities of a file that are used where it has them."""
         return tuple(dict.fromkeys(modality for tagger in self.taggers for modality in tagger.takes))
@@ -94,20 +101,35 @@ class EnsembleTagger:
                 raise first
             what = " and ".join(self.takes)
             raise MediaError("unsupported", str(video), f"the members take {what}, and the file has nothing of these")
-        named = [(m.name, self._scores(tags)) for m, tags in zip(self.ensemble.members, said, strict=True)]
-        values = self.ensemble.apply(named, by_place=True).values[0].tolist()
+        values = [self._scores(tags) for tags in said]
+        scores = self.fuse(values, np.array([[tags is not None] for tags in said]))[0].tolist()
         used = [modality for modality in self.takes if any(modality in tags.modalities for tags in known)]
         tags = Tags(
             video=str(video),
             labels=self.label_names,
-            scores=values,
+            scores=scores,
             thresholds=[],
             modalities=used,
             missing=[modality for modality in self.takes if modality not in used],
             duration_s=max(tags.duration_s for tags in known),
             damaged=any(tags.damaged for tags in known),
         )
-        return ranked(tags, self.ensemble.calibration)
+        return ranked(tags, self.thresholds)
+
+    def fuse(self, values: Sequence[Array], covered: Array) -> Array:
+        """Return the calibrated scores, float32 (N, L), of N videos or parts of one.
+
+        Args:
+            values: M times (N, L), what the members say; anything where they say nothing.
+            covered: (M, N) bool, where they say something.
+        """
+        ids = [str(number) for number in range(covered.shape[1])]
+        given = [
+            (member.name, Scores(ids, own, self.label_names, "probability", covered=known))
+            for member, own, known in zip(self.ensemble.members, values, covered, strict=True)
+        ]
+        fused, calibration = self.ensemble.apply(given, by_place=True).values, self.ensemble.calibration
+        return fused if calibration is None else calibration.apply(fused)
 
     def many(self, videos: Iterable[str | Path]) -> Iterator[Tags | MediaError]:
         """Yield the tags of each video, or the error of one that cannot be read; the others go on."""
@@ -122,12 +144,7 @@ class EnsembleTagger:
                 raise
             return error
 
-    def _scores(self, tags: Tags | None) -> Scores:
+    def _scores(self, tags: Tags | None) -> Array:
+        """Return (1, L) scores in the order of the labels."""
         by_label = {} if tags is None else dict(zip(tags.labels, tags.scores, strict=True))
-        return Scores(
-            video_ids=["video"],
-            values=np.array([[by_label.get(name, DEFAULT_THRESHOLD) for name in self.label_names]], dtype=np.float32),
-            label_names=self.label_names,
-            kind="probability",
-            covered=np.array([tags is not None]),
-        )
+        return np.array([[by_label.get(name, DEFAULT_THRESHOLD) for name in self.label_names]], dtype=np.float32)

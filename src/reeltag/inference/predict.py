@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from reeltag.inputs import modalities_of
 from reeltag.media import Sound, Video, open_media
 from reeltag.models.scoring import score_batch
 from reeltag.schema import Tags
-from reeltag.store.calibration import DEFAULT_THRESHOLD, Calibration
+from reeltag.store.calibration import DEFAULT_THRESHOLD
 
 
 class VideoFeatures:
@@ -80,6 +79,11 @@ class Tagger:
         self.label_names = loaded.trained.label_names
 
     @property
+    def thresholds(self) -> list[float]:
+        """L scores from which a label counts as present."""
+        return [DEFAULT_THRESHOLD] * len(self.label_names) if self.calibration is None else self.calibration.thresholds
+
+    @property
     def takes(self) -> tuple[str, ...]:
         """The modalities of a file that are used where it has them."""
         return self.modalities if self.features is None else (self.features.extractor.modality,)
@@ -115,24 +119,28 @@ class Tagger:
         Raises:
             MediaError: the file cannot be read, or has nothing of what the model takes; `.reason` says why.
         """
+        with open_media(video) as opened:
+            return self.of_open(opened, str(video))
+
+    def of_open(self, opened: Video | Sound, video: str) -> Tags:
+        """Return the tags of an open file, which stays open; `video` is its name."""
         missing: list[str] = []
         if self.features is not None:
             used = [self.features.extractor.modality]
-            with open_media(video) as opened:
-                batch = self.features.batch(opened, str(video))
-                duration_s, damaged = opened.duration_s, opened.damaged
+            batch = self.features.batch(opened, video)
         else:
-            with FileSource(str(video), open_media(video)) as source:
-                batch, used = self.look(source)
-                duration_s, damaged = source.duration_s, source.damaged
+            batch, used = self.look(FileSource(video, opened))
             missing = [modality for modality in self.modalities if modality not in used]
+        scores, duration_s, damaged = self.scores_of(batch)[0].tolist(), opened.duration_s, opened.damaged
+        return ranked(Tags(video, self.label_names, scores, [], used, missing, duration_s, damaged), self.thresholds)
+
+    def scores_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return float32 (B, L) scores, calibrated and on the CPU, of a batch of the test views of B clips."""
         with torch.inference_mode(), self.loaded.autocast():
             test = self.loaded.trained.recipe.test
             scores, _ = score_batch(self.loaded.model, batch, test.average, self.loaded.device, test.activation)
-        return ranked(
-            Tags(str(video), self.label_names, scores[0].tolist(), [], used, missing, duration_s, damaged),
-            self.calibration,
-        )
+        found = scores.float().cpu()
+        return found if self.calibration is None else torch.from_numpy(self.calibration.apply(found.numpy()))
 
     def look(self, source: Source) -> tuple[dict[str, Tensor], list[str]]:
         """Return a batch of the test views of one clip (see `schema.Batch`), and which modalities it has.
@@ -155,18 +163,13 @@ class Tagger:
         return tag_each(self, videos)
 
 
-def ranked(tags: Tags, calibration: Calibration | None) -> Tags:
-    """Return tags whose scores are still in the order of the labels, calibrated, with thresholds, best first."""
-    if calibration is None:
-        values, thresholds = tags.scores, [DEFAULT_THRESHOLD] * len(tags.scores)
-    else:
-        values = calibration.apply(np.array(tags.scores, dtype=np.float32)).tolist()
-        thresholds = calibration.thresholds
-    order = sorted(range(len(values)), key=lambda label: -values[label])
+def ranked(tags: Tags, thresholds: Sequence[float]) -> Tags:
+    """Return tags whose scores, and thresholds, are still in the order of the labels, best first."""
+    order = sorted(range(len(tags.scores)), key=lambda label: -tags.scores[label])
     return replace(
         tags,
         labels=[tags.labels[label] for label in order],
-        scores=[values[label] for label in order],
+        scores=[tags.scores[label] for label in order],
         thresholds=[thresholds[label] for label in order],
     )
 

@@ -46,6 +46,10 @@ class Deadline:
         self._limit_s = limits.timeout_s
         self._end = time.monotonic() + limits.timeout_s
 
+    def renew(self) -> None:
+        """Count from now on: what is handed out piece by piece may take this long for each piece."""
+        self._end = time.monotonic() + self._limit_s
+
     def check(self) -> None:
         """Raise MediaError `timeout` when the time is over."""
         if time.monotonic() > self._end:

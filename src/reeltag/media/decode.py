@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 
 import av
 import numpy as np
@@ -190,8 +191,8 @@ class TrackDecoder:
 
     # ------------------------------------------------------------------ everything from the start
 
-    def forward(self, visit: Callable[[int | None, VideoFrame, bool], bool], deadline: Deadline) -> None:
-        """Decode the whole track in order, calling `visit(row, frame, good)` per shown frame until it returns True.
+    def shown(self, deadline: Deadline) -> Generator[tuple[int | None, VideoFrame, bool]]:
+        """Decode the whole track in order, and yield (row, frame, good) of each shown frame.
 
         A picture is not good when it or one before it back to the last key picture was damaged or missing, because it
         refers to them; and when it is shown before the key picture that ends such a stretch.
@@ -211,14 +212,23 @@ class TrackDecoder:
                     frames = self._decode(context, packet, messages)
                     health.note(row, frames is None or bool(complaints(messages)))
                     for frame in frames or ():
-                        if visit(frame.pts, frame, health.is_good(frame)):
-                            return
+                        yield frame.pts, frame, health.is_good(frame)
                 for frame in self._decode(context, None, messages) or ():
-                    if visit(frame.pts, frame, health.is_good(frame)):
-                        return
+                    yield frame.pts, frame, health.is_good(frame)
             if health.is_hopeless():
                 found = f"{health.failures} of {len(self._table)} packets are damaged"
                 raise self._admitted.error("corrupt", f"{found}, so none can be trusted; replace the file")
+
+    def forward(self, visit: Callable[[int | None, VideoFrame, bool], bool], deadline: Deadline) -> None:
+        """Call `visit(row, frame, good)` per frame of `shown` until it returns True.
+
+        Raises:
+            MediaError: as `shown`.
+        """
+        with closing(self.shown(deadline)) as frames:
+            for row, frame, good in frames:
+                if visit(row, frame, good):
+                    return
 
     def _decode(
         self, context: av.VideoCodecContext, packet: VideoPacket | None, messages: list[tuple[int, str, str]]

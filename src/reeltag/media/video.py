@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
 
 import numpy as np
@@ -208,6 +209,48 @@ class Video:
         # Half a tick, so that a time computed as index / fps finds its frame in spite of rounding.
         tick_s = self._time_base / 2 if self._time_base < 0.01 else 1e-6
         return self.frames_at(np.searchsorted(self.times_s, times + tick_s, side="right") - 1)
+
+    def walk(self, indices: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield frames one by one while the track is decoded once, from its start: no memory of what has been given.
+
+        Args:
+            indices: numbers in [0, num_frames); each is given once, in ascending order.
+
+        Yields:
+            The number, and the frame uint8 (3, H, W) as `frames_at` gives it. A frame that turns out to be damaged is
+            left out, and `damaged` is set. `Limits.timeout_s` holds from one frame to the next.
+
+        Raises:
+            ValueError: a number out of range.
+            MediaError: nothing can be trusted (corrupt, at the end), too_large, timeout.
+        """
+        left = set(map(int, indices))
+        if outside := sorted(index for index in left if not 0 <= index < self.num_frames):
+            raise ValueError(f"frame {outside[0]} does not exist; allowed: 0 to {self.num_frames - 1}")
+        counted = self._ordinals is not None
+        place = {at: index for index, at in enumerate(self._ordinals if self._ordinals is not None else self._rows)}
+        deadline = Deadline(self._admitted, self._limits)
+        with closing(self._decoder.shown(deadline)) as shown:
+            for ordinal, (row, frame, good) in enumerate(shown):
+                index = place.get(ordinal if counted else -1 if row is None else row)
+                if index is None:
+                    continue
+                if not good:
+                    self.damaged = True
+                    left.discard(index)
+                    continue
+                if index not in left and self._size is not None:
+                    continue
+                picture = self._painter.rgb(frame)
+                if self._size is None:
+                    self._size = (picture.shape[1], picture.shape[0])
+                if index in left:
+                    left.remove(index)
+                    whole = picture.copy() if picture.shape[1::-1] == self._size else resized(picture, *self._size)
+                    yield index, torch.from_numpy(whole).permute(2, 0, 1)  # (3, H, W)
+                    deadline.renew()
+                if not left:
+                    return
 
     def _pictures(self, wanted: Sequence[int]) -> Pictures:
         """Return the upright pictures by frame number, each at its own size."""

@@ -68,26 +68,27 @@ def column_chart(heights: Sequence[float], *, names: Sequence[str], x_label: str
     """Return an SVG of columns, each with its name and height as a tooltip; names are printed where they fit.
 
     Args:
-        heights: one number >= 0 a column.
+        heights: one number a column; those below 0 hang down from it.
         names: one a column.
         x_label: text below; `y_label` stands beside the axis.
     """
     if not heights:
         return Markup("")
-    ticks = _ticks(0, max(heights) or 1)
-    high = ticks[-1]
+    low, high = min(0.0, *heights), max(0.0, *heights)
+    ticks = _ticks(low, high if low < high else 1)
+    low, high = ticks[0], ticks[-1]
     room = (_WIDTH - _LEFT - _RIGHT) / len(heights)
     parts = [_frame(x_label, y_label)]
 
     def y_px(y: float) -> float:
-        return _HEIGHT - _BOTTOM - y / high * (_HEIGHT - _TOP - _BOTTOM)
+        return _HEIGHT - _BOTTOM - (y - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts += [_y_tick(y_px(y), _number(y)) for y in ticks]
     for i, (height, name) in enumerate(zip(heights, names, strict=True)):
-        x, y = _LEFT + i * room, y_px(height)
+        x, y = _LEFT + i * room, y_px(max(height, 0))
         parts.append(Markup(
             '<rect class="column" x="{:.2f}" y="{:.1f}" width="{:.2f}" height="{:.1f}"><title>{}: {}</title></rect>'
-        ).format(x + room * 0.1, y, room * 0.8, _HEIGHT - _BOTTOM - y, name, _number(height)))  # fmt: skip
+        ).format(x + room * 0.1, y, room * 0.8, y_px(min(height, 0)) - y, name, _number(height)))  # fmt: skip
         if max(map(len, names)) * 7 <= room:
             parts.append(Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
                 x + room / 2, _HEIGHT - _BOTTOM + 16, name))  # fmt: skip
