@@ -13,8 +13,10 @@ from reeltag.hub.bundle import read_trained, write_bundle
 from reeltag.inference.calibrate_model import ScoredOn, calibrate
 from reeltag.inference.ensemble import Ensemble
 from reeltag.inference.ensemble_tagger import EnsembleTagger
+from reeltag.inference.explain import explain
 from reeltag.inference.label_thresholds import Goal
 from reeltag.inference.predict import Tagger
+from reeltag.inference.timeline import timeline
 from reeltag.store.calibration import Calibration
 from reeltag.store.scores import Scores
 
@@ -144,3 +146,17 @@ def test_what_cannot_be_calibrated_ends_with_code_2_and_one_line(run, tmp_path, 
     (run / "run.json").write_text(json.dumps({**facts, "manifest": str(tmp_path / "moved")}))
     assert "its manifest has moved; give --manifest" in refused(run)
     assert not (run / "calibration.json").exists()
+
+
+def test_windows_and_explanations_are_calibrated_too(run, mini_packed, mini_manifest):
+    video = Manifest.read(mini_manifest).video_path(40)
+    raw = timeline(Tagger.from_pretrained(run, device="cpu"), video, window_s=1.0)
+    made = calibrate(run, ScoredOn(mini_packed, "all", device="cpu", workers=0), method="platt").calibration
+    tagger = Tagger.from_pretrained(run, device="cpu")
+    after = timeline(tagger, video, window_s=1.0)
+    assert after.scores == pytest.approx(made.apply(raw.scores), abs=1e-5)
+    assert after.scores.shape[0] > 1
+    assert tagger.thresholds == made.thresholds
+    assert after.tags == tagger(video)
+    best = explain(tagger, video, labels=after.tags.labels[:1], method="grad_cam").explanations[0]
+    assert best.score == pytest.approx(after.tags.scores[0], abs=1e-5)

@@ -14,6 +14,7 @@ from reeltag.inference.predict import Tagger
 from reeltag.media.encode import write_video
 from reeltag.models.interface import VideoModel
 from reeltag.recipe import Recipe
+from reeltag.store.calibration import Calibration
 
 LABELS = ["bright", "bright_corner"]
 SLOPE = 8.0
@@ -60,7 +61,8 @@ class Loudness(VideoModel):
 
 def make_tagger(model: VideoModel, data: dict, thresholds: tuple[float, float] = (0.5, 0.5)) -> Tagger:
     recipe = Recipe.model_validate({"model": {"name": "tsn_mini"}, "data": data})
-    trained = TrainedModel(Path("made"), recipe, LABELS, {}, list(thresholds), "0" * 64)
+    even = Calibration(label_names=LABELS, slopes=[1, 1], shifts=[0, 0], thresholds=list(thresholds))
+    trained = TrainedModel(Path("made"), recipe, LABELS, {}, "0" * 64, even)
     return Tagger(Loaded(model.eval(), trained, torch.device("cpu"), nullcontext))
 
 
