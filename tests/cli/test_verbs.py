@@ -123,6 +123,8 @@ def test_list_and_help(call):
     assert "resnet50" in call("list", "backbones", "resnet50").split()
     assert "map_macro" in call("list", "metrics").split()
     assert "demo/tsm_mini" in call("list", "recipes").split()
+    assert {"decode", "metrics", "calibration"} <= set(call("list", "benchmarks").split())
+    assert "`reeltag list benchmarks` shows all" in call("bench", "decoed", code=2)
     assert json.loads(call("list", "losses", "b*", "--long", "--json"))[0]["name"] == "bce"
     assert "Example: reeltag train" in call("train", "--help")
 

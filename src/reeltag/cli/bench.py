@@ -9,7 +9,7 @@ import typer
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="data, decode, esc10, frozen, losses, metrics, minimoments, sibur, or all.")
+        str, typer.Argument(help="A name of `reeltag list benchmarks`, or all: those that need no data.")
     ],
     arguments: Annotated[list[str] | None, typer.Argument(help="What that benchmark takes, as key=value.")] = None,
 ) -> None:

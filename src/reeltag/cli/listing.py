@@ -23,6 +23,7 @@ class Kind(StrEnum):
     formats = "formats"
     sources = "sources"
     labels = "labels"
+    benchmarks = "benchmarks"
 
 
 def list_names(
@@ -126,6 +127,10 @@ def _registry(kind: Kind) -> Any:
         from reeltag.hub.convert import SOURCES
 
         return SOURCES
+    if kind is Kind.benchmarks:
+        from reeltag.bench import BENCHES
+
+        return BENCHES
     from reeltag.data.importers import IMPORTERS
 
     return IMPORTERS
