@@ -38,6 +38,9 @@ HOMES = {
     "sklearn": {"inference/baselines", "bench/metrics.py"},
     "torchmetrics": {"bench/metrics.py"},
     "pyarrow": {"data", "store", "inference/tag_table.py"},
+    "onnx": {"inference/export/onnx_file.py"},
+    "onnxscript": {"inference/export/onnx_file.py"},
+    "onnxruntime": {"inference/export/onnx_file.py"},
     "typer": {"cli"},
     "jinja2": {"report"},
 }

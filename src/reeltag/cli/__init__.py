@@ -15,6 +15,7 @@ from reeltag.cli import (
     demo,
     ensemble,
     evaluate,
+    export,
     extract,
     flow,
     listing,
@@ -45,6 +46,7 @@ app.command("compare")(compare.compare)
 app.command("tag")(tag.tag)
 app.add_typer(ensemble.app, name="ensemble")
 app.command("report")(report.report)
+app.command("export")(export.export)
 app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)
 app.command("bench")(bench.bench)
