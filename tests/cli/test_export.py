@@ -23,7 +23,11 @@ def test_export_checks_on_clips_and_names_an_unreadable_one(call, mini_run, mini
     assert checked["largest"] < 1e-5
     assert [line["reason"] for line in checked["bad"]] == ["not_media"]
     assert not checked["holds"]
-    text = call(*arguments[:-2], "--max", 4)
+
+
+@pytest.mark.slow
+def test_without_clips_drawn_inputs_are_checked(call, mini_run, tmp_path):
+    text = call("export", mini_run, "--out", tmp_path / "t.pt2", "--check", "--max", 4)
     assert "check on 16 drawn inputs holds" in text
     assert "present labels agree in 480 of 480" in text
     assert "ms" in text
@@ -35,6 +39,7 @@ def test_export_checks_on_clips_and_names_an_unreadable_one(call, mini_run, mini
         (("--format", "tflite", "--out", "t.onnx"), ("'tflite'", "onnx, pt2")),
         (("--out", "t.pb"), ("t.pb", "'.pb'", ".onnx or .pt2")),
         (("--format", "pt2", "--out", "t.onnx"), ("t.onnx", "let it end in .pt2")),
+        (("--out", "."), ("ends in nothing", ".onnx or .pt2")),
         (("--out", "t.pt2", "--manifest", "m.csv"), ("m.csv", "--check")),
         (("--out", "t.pt2", "--views", "1x2"), ("'1x2'", "CLIPSxCROPS")),
         (("--out", "t.pt2", "--check", "--manifest", "none.csv"), ("none.csv",)),
@@ -51,6 +56,10 @@ def test_bad_calls_are_one_line_and_leave_nothing(call, mini_run, tmp_path, monk
 
 def test_a_missing_model_and_a_missing_library_are_said(call, mini_run, tmp_path, monkeypatch):
     assert "does not exist" in call("export", tmp_path / "none", "--out", tmp_path / "t.pt2", code=2)
+    assert "is an ensemble" in call("export", "all.json", "--out", tmp_path / "t.pt2", code=2)
+    (tmp_path / "folder.pt2").mkdir()
+    assert "is a folder" in call("export", mini_run, "--out", tmp_path / "folder.pt2", code=2)
+    (tmp_path / "folder.pt2").rmdir()
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     error = call("export", mini_run, "--out", tmp_path / "t.onnx", code=2)
     assert error.count("\n") == 1

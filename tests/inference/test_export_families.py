@@ -72,7 +72,7 @@ FAMILIES = {
     "frames_nlg_lstm": ({"feature_sizes": [32], "hidden": 8}, None, None),
 }
 QUICK = {
-    ("pt2", "fusion_gated"),
+    ("pt2", "two_stream_mini"),
     ("pt2", "frames_local"),
     ("pt2", "m3"),
     ("onnx", "logmel_mini"),

@@ -14,7 +14,8 @@ from torch import Tensor
 from reeltag.build import build_datasets, rows_of
 from reeltag.data.dataset import in_order, make_loader
 from reeltag.data.footage import Footage
-from reeltag.errors import StoreError, TooManyBadFiles
+from reeltag.errors import ReeltagError, StoreError, TooManyBadFiles
+from reeltag.inference.export.capture import reason_of
 from reeltag.inference.export.exporting import Exported
 from reeltag.inference.export.network import draw
 from reeltag.inference.export.trial import ExportedFile
@@ -89,7 +90,16 @@ def check(
     for values in progress(source):
         with torch.inference_mode():
             _, ours = exported.network(*values)
-        _, theirs = opened(values)
+        try:
+            _, theirs = opened(values)
+        except Exception as error:  # whatever the runtime raises
+            shapes = ", ".join(
+                f"{each.name} {tuple(value.shape)}" for each, value in zip(exported.inputs, values, strict=True)
+            )
+            raise ReeltagError(
+                f"{exported.path} does not run on a clip of {shapes}: {reason_of(error)}; cut or pad clips to the "
+                "shapes that it states"
+            ) from error
         one, other = (average_views(each.unsqueeze(0), test.average, test.activation)[0] for each in (ours, theirs))
         largest = max(largest, _largest(one, other))
         equal += int(((one >= thresholds) == (other >= thresholds)).sum())

@@ -85,6 +85,7 @@ def export(
     chosen = _format_of(path, format)
     if chosen == "onnx":
         require_onnx()
+    _make_room(path)
     loaded = load_fp32(model, views=views, checkpoint=checkpoint)
     portable = with_portable_spectra(loaded.model) if chosen == "onnx" else loaded.model
     portable.requires_grad_(False)
@@ -94,7 +95,6 @@ def export(
     network = PortableNetwork(loaded.model, names, recipe.test.activation).eval()
     written = PortableNetwork(portable, names, recipe.test.activation).eval()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem[:64]}-", dir=path.parent) as temporary:
         folder = Path(temporary)
 
@@ -114,6 +114,16 @@ def export(
         found, opened, worst = _write_what_holds(write, inputs, network, progress)
         num_bytes = _move(folder, path)
     return Exported(path, chosen, num_bytes, opened.facts, worst, found, loaded, network)
+
+
+def _make_room(path: Path) -> None:
+    """Make the folder of a file; ReeltagError when there is none to be made, or the file is a folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReeltagError(f"--out {path} cannot be written ({error.strerror}); choose another folder") from None
+    if path.is_dir():
+        raise ReeltagError(f"--out {path} is a folder; name a file in it")
 
 
 def _write_what_holds(
@@ -172,6 +182,8 @@ def _shown(inputs: Sequence[Input]) -> str:
 
 def load_fp32(model: str | Path, *, views: str | None = None, checkpoint: str = "last") -> Loaded:
     """Return a run or a bundle on the CPU, which computes in fp32 whatever the recipe says, with other test views."""
+    if str(model).endswith(".json"):
+        raise ReeltagError(f"{model} is an ensemble; export its members one by one, and fuse their probabilities")
     loaded = load_trained(str(model), device="cpu", checkpoint=checkpoint)
     trained = replace(loaded.trained, recipe=with_views(loaded.trained.recipe, views))
     return replace(loaded, trained=trained, autocast=nullcontext)
@@ -201,5 +213,7 @@ def _format_of(path: Path, stated: str | None) -> Format:
         raise ReeltagError(f"--format {stated!r} is none of {', '.join(FORMATS)}; choose one of them")
     if ending not in FORMATS or (stated is not None and stated != ending):
         wanted = stated or "onnx or .pt2"
-        raise ReeltagError(f"--out {path} ends in {path.suffix or 'nothing'!r}; let it end in .{wanted}")
+        raise ReeltagError(
+            f"--out {path} ends in {repr(path.suffix) if path.suffix else 'nothing'}; let it end in .{wanted}"
+        )
     return ending
