@@ -35,6 +35,8 @@ def capture(network: PortableNetwork, inputs: Sequence[Input]) -> tuple[Exported
         with warnings.catch_warnings():
             # torch.nn.LSTM lists its weights a second time while it is traced; the program is right.
             warnings.filterwarnings("ignore", "The tensor attributes .*_flat_weights", UserWarning)
+            # After a first ONNX file with one, torch traces LSTMs as loops, through a function it is about to drop.
+            warnings.filterwarnings("ignore", ".*_check_is_size", FutureWarning)
             program = torch.export.export(network, draw(inputs, _EXAMPLE_BATCH), dynamic_shapes=(free,), strict=False)
     except Exception as error:  # torch documents no common class of them
         raise ReeltagError(

@@ -13,6 +13,7 @@ from reeltag.data.sound_views import test_samples
 from reeltag.data.views import TestView
 from reeltag.inputs import modalities_of
 from reeltag.models.interface import VideoModel
+from reeltag.models.nlg_pooling import NonLocalPooling
 from reeltag.models.scoring import Activation, probabilities
 from reeltag.models.two_stream_3d import FusedTwoStream
 from reeltag.recipe import Recipe
@@ -58,8 +59,8 @@ def inputs_of(model: VideoModel, recipe: Recipe) -> list[Input]:
     if model.input_kind == "features":
         (drawn,) = model.example_input(1)
         wide = Input("features", "float32", (frames, int(drawn.shape[-1])), ("frames", None))
-        if any(isinstance(layer, nn.RNNBase) for layer in model.modules()):
-            return [wide]  # torch reads padded sequences by packing them, by lengths that no graph may depend on
+        if any(isinstance(layer, nn.RNNBase | NonLocalPooling) for layer in model.modules()):
+            return [wide]  # these cut padding off, to lengths that no graph may depend on
         return [wide, Input("mask", "bool", (frames,), ("frames",))]
     side = TestView(recipe.data, recipe.test, modalities).size_px
     example = model.example_input(1)[0]
