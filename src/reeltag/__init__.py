@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from reeltag import data, hub, layers, losses, media, metrics, models
     from reeltag.build import create_model
     from reeltag.inference.ensemble_tagger import EnsembleTagger
+    from reeltag.inference.export.exporting import export
     from reeltag.inference.predict import Tagger
     from reeltag.models import list_models
     from reeltag.schema import Tags
@@ -20,6 +21,7 @@ __all__ = [
     "Tags",
     "create_model",
     "data",
+    "export",
     "hub",
     "layers",
     "list_models",
@@ -34,6 +36,7 @@ _HOMES = {
     "Tagger": "reeltag.inference.predict",
     "Tags": "reeltag.schema",
     "create_model": "reeltag.build",
+    "export": "reeltag.inference.export.exporting",
     "list_models": "reeltag.models",
 }
 

@@ -16,6 +16,7 @@ from reeltag.cli import (
     demo,
     ensemble,
     evaluate,
+    export,
     extract,
     flow,
     listing,
@@ -49,6 +50,7 @@ app.command("tag")(tag.tag)
 app.add_typer(ensemble.app, name="ensemble")
 app.command("report")(report.report)
 app.command("serve")(serve.serve)
+app.command("export")(export.export)
 app.command("convert")(convert.convert)
 app.command("list")(listing.list_names)
 app.command("bench")(bench.bench)

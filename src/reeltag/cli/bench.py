@@ -8,9 +8,7 @@ import typer
 
 
 def bench(
-    name: Annotated[
-        str, typer.Argument(help="A name of `reeltag list benchmarks`, or all: those that need no data.")
-    ],
+    name: Annotated[str, typer.Argument(help="A name of `reeltag list benchmarks`, or all: those that need no data.")],
     arguments: Annotated[list[str] | None, typer.Argument(help="What that benchmark takes, as key=value.")] = None,
 ) -> None:
     """Run one of our benchmarks and write its JSON; `all` runs those that need no data.

@@ -105,9 +105,14 @@ def real_frames_first(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, T
         places = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
         return x, torch.full((x.shape[0],), x.shape[1], device=x.device), places
     x = without_padding(x, mask)
-    order = (~mask).byte().argsort(dim=1, stable=True)
-    moved = torch.take_along_dim(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), 1)
-    return moved, mask.sum(1), order
+    number = mask.sum(1)
+    # Where each frame goes; turned round by a scatter, since ONNX knows no stable sort.
+    goal = torch.where(mask, mask.cumsum(1), number.unsqueeze(1) + (~mask).cumsum(1)) - 1  # (B, T)
+    places = torch.arange(mask.shape[1], device=x.device).expand(mask.shape)
+    order = torch.zeros_like(goal).scatter(1, goal, places)
+    # Not take_along_dim, whose broadcast binds a graph to one batch size.
+    moved = x.gather(1, order.reshape(*order.shape, *[1] * (x.ndim - 2)).expand(x.shape))
+    return moved, number, order
 
 
 class FrameBatchNorm(nn.BatchNorm1d):

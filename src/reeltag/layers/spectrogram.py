@@ -138,9 +138,13 @@ class LogMel(nn.Module):
             raise ValueError(f"a waveform is (B, N), got shape {tuple(waveform.shape)}")
         s = self.settings
         with full_precision(waveform):
-            x = self._padded(waveform.float())
-            spectrum = torch.stft(x, s.n_fft, s.hop, window=self.window, center=False, return_complex=True).abs()
+            spectrum = self.magnitude(self._padded(waveform.float()))
             return self.filters @ (spectrum if s.power == 1 else spectrum**s.power)  # (B, F, T)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """Return the magnitudes (B, n_fft / 2 + 1, T) of the windowed frames of padded waveforms (B, N')."""
+        s = self.settings
+        return torch.stft(x, s.n_fft, s.hop, window=self.window, center=False, return_complex=True).abs()
 
     def _padded(self, x: Tensor) -> Tensor:
         s, count = self.settings, x.shape[1]

@@ -72,10 +72,15 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, width, t, H / 4, W / 4)."""
         narrow = self.conv.out_channels <= _HALF_REGISTER and self.conv.stride[0] == 1 and x.shape[2] % 2 == 0
-        y = two_frames_at_once(x, self.conv) if narrow and x.device.type == "cpu" else self.conv(x)
+        y = two_frames_at_once(x, self.conv) if narrow and _on_this_cpu(x) else self.conv(x)
         x = F.relu(self.bn(y), inplace=True)
         padding = (0, self.pool_padding, self.pool_padding)
         return F.max_pool3d(x, (1, 3, 3), (self.pool_stride, 2, 2), padding)
+
+
+def _on_this_cpu(x: Tensor) -> bool:
+    """Whether a form that is faster on a CPU may be chosen by size: not in an exported graph, which has any size."""
+    return x.device.type == "cpu" and not torch.compiler.is_exporting()
 
 
 def two_frames_at_once(x: Tensor, conv: nn.Conv3d) -> Tensor:
@@ -98,8 +103,9 @@ def over_time(x: Tensor, conv: nn.Conv3d) -> Tensor:
     A convolution on a CPU puts its weights into its own order in each call, which is most of the work when there are
     more weights than places: the last stage of a few clips at 112 px.
     """
-    places, frames, reach = x.shape[0] * x.shape[2:].numel(), x.shape[2], conv.kernel_size[0] // 2
-    if x.device.type != "cpu" or places > _FEW_PLACES or conv.weight.numel() < _MANY_WEIGHTS:
+    frames, reach = x.shape[2], conv.kernel_size[0] // 2
+    few = _on_this_cpu(x) and x.shape[0] * x.shape[2:].numel() <= _FEW_PLACES
+    if not few or conv.weight.numel() < _MANY_WEIGHTS:
         y: Tensor = conv(x)
         return y
     rows = x.permute(0, 2, 3, 4, 1)  # (B, T, H, W, C)

@@ -116,9 +116,9 @@ class FusionModel(VideoModel, TrainsItself):
                 f"this model takes clips by modality, one or more of {', '.join(self.modalities)}; "
                 f"got {', '.join(clips) or 'none'}"
             )
-        sizes = {name: len(clip) for name, clip in clips.items()}
+        sizes = {name: clip.shape[0] for name, clip in clips.items()}  # `len` would bind a graph to one batch size
         batch = next(iter(sizes.values()))
-        if len(set(sizes.values())) > 1:
+        if any(size != batch for size in sizes.values()):
             raise ValueError(f"all modalities hold the same clips, got {sizes}")
         device = next(iter(clips.values())).device
         there = torch.tensor([name in clips for name in self.modalities], device=device).expand(batch, -1)
@@ -165,7 +165,7 @@ class FusionModel(VideoModel, TrainsItself):
         tokens = []
         for column, name in enumerate(self.modalities):
             if name not in clips:
-                tokens.append(torch.zeros(len(there), self.num_features, device=there.device))
+                tokens.append(torch.zeros(there.shape[0], self.num_features, device=there.device))
             elif whole:
                 tokens.append(self._token(name, clips[name]))
             else:

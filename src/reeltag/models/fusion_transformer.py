@@ -59,7 +59,7 @@ class TransformerFusion(FusionModel):
 
     def fuse(self, tokens: Tensor, there: Tensor) -> Tensor:
         """Return the class token (B, width) after the last layer."""
-        first = self.class_token.expand(len(tokens), 1, -1)
+        first = self.class_token.expand(tokens.shape[0], 1, -1)
         x = torch.cat([first.to(tokens.dtype), tokens + self.modality_embedding], 1)  # (B, 1 + M, width)
         absent = torch.cat([torch.zeros_like(there[:, :1]), ~there], 1)
         for layer in self.layers:

@@ -185,7 +185,7 @@ class SlowFast(PooledVideoModel):
         Raises:
             ValueError: T is not a multiple of alpha.
         """
-        count, rest = divmod(num_frames, self.alpha)
+        count, rest = num_frames // self.alpha, num_frames % self.alpha  # torch.export traces no divmod
         if rest or not count:
             raise ValueError(
                 f"SlowFast takes clips whose frames are a multiple of alpha = {self.alpha}, got {num_frames} "

@@ -99,7 +99,7 @@ class TwoStream(VideoModel):
             return torch.cat([{**missing, **heads}[name] for name in STREAMS], 1)
         logits = torch.stack(list(heads.values()), 1)  # (B, M, L)
         columns = [STREAMS.index(name) for name in heads]
-        weights = self.weights[columns].expand(len(logits), -1)
+        weights = self.weights[columns].expand(logits.shape[0], -1)  # `len` would bind a graph to it
         if present is not None:
             weights = weights * present[:, columns]
         shares = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)

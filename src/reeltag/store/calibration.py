@@ -17,12 +17,12 @@ from reeltag.store.atomic import write_json
 Array: TypeAlias = npt.NDArray[Any]
 CALIBRATION_FILE, THRESHOLDS_FILE = "calibration.json", "thresholds.json"
 DEFAULT_THRESHOLD = 0.5
-_LOWEST, _HIGHEST = 1e-12, 1 - 2.0**-24  # what float32 tells apart from 0 and from 1, about
+LOWEST, HIGHEST = 1e-12, 1 - 2.0**-24  # what float32 tells apart from 0 and from 1, about
 
 
 def logits_of(probabilities: Array) -> Array:
     """Return the logits, float64, of probabilities; 0 and 1 become the nearest that float32 tells apart from them."""
-    kept = np.clip(probabilities.astype(np.float64), _LOWEST, _HIGHEST)
+    kept = np.clip(probabilities.astype(np.float64), LOWEST, HIGHEST)
     logits: Array = np.log(kept) - np.log1p(-kept)
     return logits
 
