@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reeltag.data.footage import FileFootage, Footage, open_footage
-from reeltag.errors import MediaError, ReeltagError
+from reeltag.errors import MediaError, ReeltagError, StoreError
+from reeltag.report.figure import write_figure
 from reeltag.report.page import write_report
 from reeltag.report.summary import read_run
 from reeltag.store.run import RunFolder
@@ -33,6 +34,21 @@ def report_runs(runs: Sequence[Path], out: Path, *, split: str | None = None, ma
         for summary in summaries
     ]
     return write_report(out, runs=summaries, frames_of=_pictures(runs, manifest))
+
+
+def figure_of_run(run: Path, out: Path, *, split: str | None = None, manifest: Path | None = None) -> Path:
+    """Write `report.figure.write_figure` of a run folder (or a score file) and return its path.
+
+    Raises:
+        StoreError: the run has no scores with truth, or none of this split.
+    """
+    summary = read_run(Path(run))
+    chosen = split or summary.split
+    if chosen not in summary.scores:
+        raise StoreError(
+            f"{run} has no scores with truth{f' of {split!r}' if split else ''}; `reeltag evaluate` writes them"
+        )
+    return write_figure(out, summary.scores[chosen], _pictures([run], manifest))
 
 
 class _Pictures:
