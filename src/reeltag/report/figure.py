@@ -19,7 +19,7 @@ _RIGHT, _WRONG, _SOFT = "#147a46", "#b3261e", "#5f6672"
 def write_figure(out: Path, scores: Scores, frames_of: FramesOf | None, *, num_clips: int = 6) -> Path:
     """Write clips with their six best predictions, the better half of them first; returns the path.
 
-    As figure 3 of RippleAI's report on Multi-Moments in Time 2019: a prediction is the label's name with its index, here
+    As figure 3 of RippleAI's report on Multi-Moments in Time 2019: a prediction is a label's name with its index, here
     with its probability; green if the clip carries it, red if not. What the clip carries stands above its frames.
 
     Args:
