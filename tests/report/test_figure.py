@@ -43,9 +43,7 @@ def test_pictures_of_the_usual_formats_are_written_whole(scores, tmp_path):
 
 
 def test_what_cannot_be_drawn_is_refused(scores, tmp_path):
-    with pytest.raises(
-        StoreError, match=r"f.gif is no figure that can be written; .* .png, .pdf, .svg"
-    ):
+    with pytest.raises(StoreError, match=r"f.gif is no figure that can be written; .* .png, .pdf, .svg"):
         write_figure(tmp_path / "f.gif", scores, None)
     blind = Scores(["a"], np.zeros((1, 2), np.float32), ["x", "y"], "logit")
     with pytest.raises(StoreError, match="no clip has labels"):
