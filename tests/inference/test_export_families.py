@@ -99,7 +99,7 @@ def bundle_of(name, folder):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    trained = TrainedModel(folder, recipe, [f"label{n}" for n in range(5)], network.state_dict(), [0.5] * 5, "none")
+    trained = TrainedModel(folder, recipe, [f"label{n}" for n in range(5)], network.state_dict(), "none")
     return write_bundle(trained, folder / "bundle")
 
 

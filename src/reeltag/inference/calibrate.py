@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -91,16 +91,13 @@ def fit_calibration(
         raise ValueError(f"method is one of {get_args(Method)} and rule one of {get_args(Rule)}, got {method}, {rule}")
     goal = Goal() if goal is None else goal
     found = known_of(scores)
-    folds = list(_folds(len(found.logits), seed))
-    by_method = {name: _out_of_fold(found, folds, _line_fit(name)) for name in get_args(Method)}
-    measured = {f"lines: {name}": _probability_values(found, values) for name, values in by_method.items()}
     rules = [name for name in RULES if goal.is_f1 or name in ("half", "shared", "label")]
-    decided = {
-        name: _decision_values(found, _out_of_fold(found, folds, _decision_fit(method, name, goal))) for name in rules
-    }
-    measured |= {f"thresholds: {name}": values for name, values in decided.items()}
+    lines, decided = _out_of_fold(found, method, rules, goal, seed)
+    measured = {f"lines: {name}": _probability_values(found, values) for name, values in lines.items()}
+    by_rule = {name: _decision_values(found, values) for name, values in decided.items()}
+    measured |= {f"thresholds: {name}": values for name, values in by_rule.items()}
     if rule == "auto":
-        chosen = max(rules, key=lambda name: decided[name][goal.name]) if goal.is_f1 else "label"
+        chosen = max(rules, key=lambda name: by_rule[name][goal.name]) if goal.is_f1 else "label"
     elif rule in rules:
         chosen = rule
     else:
@@ -154,35 +151,26 @@ def _folds(num_videos: int, seed: int) -> Iterator[tuple[Array, Array]]:
         yield place != fold, place == fold
 
 
-Fit = Callable[[Known], Callable[[Array], Array]]
+def _out_of_fold(
+    found: Known, method: Method, rules: Sequence[str], goal: Goal, seed: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return what lines and thresholds give on videos that they were not fitted on.
 
-
-def _line_fit(method: str) -> Fit:
-    """Return what fits lines and then gives calibrated logits."""
-
-    def fit(known: Known) -> Callable[[Array], Array]:
-        slopes, shifts = LINES[method](known.logits, known.targets, known.known)
-        return lambda logits: slopes * logits + shifts
-
-    return fit
-
-
-def _decision_fit(method: str, rule: str, goal: Goal) -> Fit:
-    """Return what fits lines and thresholds and then decides: 1 present, 0 absent."""
-
-    def fit(known: Known) -> Callable[[Array], Array]:
-        line = _line_fit(method)(known)
-        bars = RULES[rule](_sigmoid(line(known.logits)), known.targets, known.known, goal)
-        return lambda logits: (_sigmoid(line(logits)) >= bars).astype(np.float64)
-
-    return fit
-
-
-def _out_of_fold(found: Known, folds: list[tuple[Array, Array]], fit: Fit) -> Array:
-    values = np.zeros_like(found.logits)
-    for fitted, held_out in folds:
-        values[held_out] = fit(found.rows(fitted))(found.logits[held_out])
-    return values
+    Returns:
+        Calibrated logits (N, L) by method, and, with the lines of `method`, decisions bool (N, L) by rule.
+    """
+    logits = {name: np.zeros_like(found.logits) for name in get_args(Method)}
+    decided = {name: np.zeros(found.logits.shape, dtype=bool) for name in rules}
+    for fitted, held_out in _folds(len(found.logits), seed):
+        part = found.rows(fitted)
+        for name, values in logits.items():
+            slopes, shifts = LINES[name](part.logits, part.targets, part.known)
+            values[held_out] = slopes * found.logits[held_out] + shifts
+            if name == method:
+                probabilities, unseen = _sigmoid(slopes * part.logits + shifts), _sigmoid(values[held_out])
+                for rule, chosen in decided.items():
+                    chosen[held_out] = unseen >= RULES[rule](probabilities, part.targets, part.known, goal)
+    return logits, decided
 
 
 def _probability_values(found: Known, logits: Array) -> dict[str, float]:
@@ -192,7 +180,7 @@ def _probability_values(found: Known, logits: Array) -> dict[str, float]:
 
 
 def _decision_values(found: Known, decided: Array) -> dict[str, float]:
-    pairs = pairs_of(decided, found.targets, ~found.known, kind="probability")
+    pairs = pairs_of(decided.astype(np.float32), found.targets, ~found.known, kind="probability")
     return {name: METRICS[name](pairs, found.targets) for name in DECISION_METRICS}
 
 

@@ -7,13 +7,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 from reeltag.inference.penalised_logistic import fit_logistic
 
 Array: TypeAlias = npt.NDArray[Any]
 Lines = tuple[Array, Array]
-_FARTHEST = 6.0  # of the logarithm of a slope: temperatures from 1/400 to 400
+_LOOSE = 1e3  # deviation of what nothing is known of
 _LEAST_SLOPE = 1e-3  # a label whose scores say nothing, or the contrary, gets nearly one probability for all videos
 _SLOPE_SPREAD, _SHIFT_SPREAD = 0.5, 1.0  # of a label's line about the common one
 
@@ -37,14 +36,8 @@ def temperature(logits: Array, targets: Array, known: Array) -> Lines:
     Returns:
         (L,) slopes > 0 and (L,) shifts.
     """
-    given, truth = logits[known], targets[known]
-
-    def loss(power: float) -> float:
-        scaled = np.exp(power) * given
-        return float(np.mean(np.logaddexp(0, scaled) - truth * scaled))
-
-    power = minimize_scalar(loss, bounds=(-_FARTHEST, _FARTHEST), method="bounded", options={"xatol": 1e-6}).x
-    return np.full(logits.shape[1], float(np.exp(power))), np.zeros(logits.shape[1])
+    slope = fit_logistic(logits[known][:, None], targets[known], np.ones(1), np.full(1, _LOOSE))[0]
+    return np.full(logits.shape[1], max(float(slope), _LEAST_SLOPE)), np.zeros(logits.shape[1])
 
 
 def platt(logits: Array, targets: Array, known: Array) -> Lines:
@@ -57,8 +50,8 @@ def platt(logits: Array, targets: Array, known: Array) -> Lines:
 
     Arguments and result as of `temperature`.
     """
-    loose, start = np.full(2, 100.0), np.array([1.0, 0.0])
-    common = fit_logistic(_with_ones(logits[known]), targets[known], start, loose)
+    start = np.array([1.0, 0.0])
+    common = fit_logistic(_with_ones(logits[known]), targets[known], start, np.full(2, _LOOSE))
     common[0] = max(common[0], _LEAST_SLOPE)
     spread = np.array([_SLOPE_SPREAD * common[0], _SHIFT_SPREAD])
     found = np.empty((logits.shape[1], 2))
