@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,18 @@ from reeltag.bench import BENCHES
 from reeltag.bench.training import packed
 from reeltag.data.minimoments import write_minimoments
 from reeltag.engine.run_recipe import TrainCall, train_recipe
+from reeltag.metrics import LOWER_IS_BETTER
 from reeltag.store.atomic import write_json
 from reeltag.store.run import RunFolder
 
-METRIC = "map_macro"
+COMPARED = ("map_macro", "map_micro", "gap_at_20", "ece")
 
 
 @BENCHES.register("swa")
 def swa(
     out: str = "runs/swa",
     train: int = 300,
-    val: int = 400,
+    val: int = 3000,
     seeds: int = 5,
     first_seed: int = 0,
     data_seed: int = 0,
@@ -34,7 +34,7 @@ def swa(
     lr_high: float = 2.0,
     lr_low: float = 0.5,
 ) -> dict[str, Any]:
-    """Train a recipe with SWA over seeds and compare macro AP of the average with that of every cycle's end.
+    """Train a recipe with SWA over seeds and compare the average with the end of every cycle, by several metrics.
 
     The end of a cycle, where the rate is lowest, is scored as it is, with its own batch norms. All numbers are of the
     validation split, the best cycle's end is chosen on it, and the average is not: what chance there is in
@@ -63,10 +63,9 @@ def swa(
     runs = []
     for seed in range(first_seed, first_seed + seeds):
         path = folder / f"seed{seed}"
-        started = time.monotonic()
         call = TrainCall(recipe, overrides, shards, folder, resume=(path / "recipe.yaml").exists())
         train_recipe(call, seed, console, many=True)
-        runs.append({"seed": seed, **compare(path, from_epoch), "minutes": round((time.monotonic() - started) / 60, 2)})
+        runs.append({"seed": seed, **compare(path, from_epoch)})
     result: dict[str, Any] = {
         "recipe": recipe,
         "train_clips": train,
@@ -74,31 +73,50 @@ def swa(
         "epochs": epochs,
         "cycles": (epochs - from_epoch) // cycle_epochs,
         "lr_shares": [lr_high, lr_low],
-        "metric": METRIC,
         "runs": runs,
-        "average_beats_every_cycle_end": f"{sum(run['average'] > run['best_end'] for run in runs)} of {len(runs)}",
+        "average_is_better_than": {
+            metric: {
+                what: f"{sum(_better(metric, run[metric], what) for run in runs)} of {len(runs)}"
+                for what in ("best_end", "mean_end", "last_end")
+            }
+            for metric in COMPARED
+        },
+        "means": {
+            metric: {
+                what: round(float(np.mean([run[metric][what] for run in runs])), 4)
+                for what in ("average", "best_end", "mean_end", "last_end")
+            }
+            for metric in COMPARED
+        },
     }
-    for name in ("average", "best_end", "mean_end", "last_end"):
-        result[f"mean_{name}"] = round(float(np.mean([run[name] for run in runs])), 4)
     write_json(folder / "swa.json", result)
     console.print_json(data=result)
     return result
 
 
+def _better(metric: str, values: dict[str, Any], what: str) -> bool:
+    better: bool = values["average"] < values[what] if metric in LOWER_IS_BETTER else values["average"] > values[what]
+    return better
+
+
 def compare(run: Path, from_epoch: float) -> dict[str, Any]:
-    """Return the metric of the averaged weights of a run, and those of its cycles' ends.
+    """Return, by metric, the value of the averaged weights of a run, and those of its cycles' ends.
 
     Args:
         run: a finished run folder with SWA, validated at the end of each cycle.
         from_epoch: where its cycles begin.
     """
     lines = [line for line in RunFolder.open(run).metric_lines() if "val" in line]
-    ends = [line["val"][METRIC] for line in lines if line["epoch"] > from_epoch and "weights" not in line]
-    average = next(line["val"][METRIC] for line in reversed(lines) if line.get("weights") == "average")
-    return {
-        "average": round(average, 4),
-        "best_end": round(max(ends), 4),
-        "mean_end": round(float(np.mean(ends)), 4),
-        "last_end": round(ends[-1], 4),
-        "ends": [round(value, 4) for value in ends],
-    }
+    own = [line["val"] for line in lines if line["epoch"] > from_epoch and "weights" not in line]
+    average = next(line["val"] for line in reversed(lines) if line.get("weights") == "average")
+    found = {}
+    for metric in COMPARED:
+        ends = [values[metric] for values in own]
+        found[metric] = {
+            "average": round(average[metric], 4),
+            "best_end": round(min(ends) if metric in LOWER_IS_BETTER else max(ends), 4),
+            "mean_end": round(float(np.mean(ends)), 4),
+            "last_end": round(ends[-1], 4),
+            "ends": [round(value, 4) for value in ends],
+        }
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from reeltag.engine.monitor import Monitor, format_s
 from reeltag.errors import RecipeError, StoreError
 from reeltag.processes import Processes, join, launched
 from reeltag.recipe import Recipe, load_recipe
+from reeltag.store.lock import ProcessLock
 from reeltag.store.run import RunFolder, new_run_path
 
 
@@ -56,7 +59,6 @@ def train_recipe(call: TrainCall, seed: int, console: Console | None, *, many: b
 
 
 def _train(call: TrainCall, seed: int, console: Console | None, processes: Processes, *, many: bool) -> dict[str, Any]:
-    started = time.monotonic()
     recipe = load_recipe(call.recipe, call.overrides)
     recipe = recipe.replace(**{"train.seed": recipe.train.seed + seed})
     out = call.out or processes.from_main(lambda: new_run_path(call.recipe))
@@ -71,10 +73,32 @@ def _train(call: TrainCall, seed: int, console: Console | None, processes: Proce
     if run is None:
         facts = _facts(call, footage, parts)
         run = processes.from_main(lambda: RunFolder.create(out, parts.recipe, parts.label_names, facts))
-    opened = run
-    processes.from_main(lambda: _keep_source(opened, footage))
-    _describe(parts, run, console, processes.world)
-    monitor = Monitor(console, tensorboard=run.path / "tensorboard" if processes.is_main else None)
+    with _only_writer(run, processes):
+        return _fit(call, run, parts, footage, Monitor(console, tensorboard=_events(run, processes)), processes)
+
+
+@contextmanager
+def _only_writer(run: RunFolder, processes: Processes) -> Iterator[None]:
+    """Hold a run folder against other commands; StoreError on every process where one has it."""
+    held: list[ProcessLock] = []
+    processes.from_main(lambda: held.append(ProcessLock(run.path, "a training run")))
+    try:
+        yield
+    finally:
+        for lock in held:
+            lock.close()
+
+
+def _events(run: RunFolder, processes: Processes) -> Path | None:
+    return run.path / "tensorboard" if processes.is_main else None
+
+
+def _fit(
+    call: TrainCall, run: RunFolder, parts: Parts, footage: Footage, monitor: Monitor, processes: Processes
+) -> dict[str, Any]:
+    started = time.monotonic()
+    processes.from_main(lambda: _keep_source(run, footage))
+    _describe(parts, run, monitor.console, processes.world)
     trainer = Trainer(parts, run, device=call.device, workers=call.workers, monitor=monitor, sharded=call.sharded)
     try:
         at = trainer.fit(resume=call.resume)

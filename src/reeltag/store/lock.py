@@ -1,9 +1,10 @@
-"""One writer a folder: a lock that the system lets go whatever way a process ends."""
+"""One writer a folder: locks that the system lets go whatever way a process ends."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Self
 
@@ -42,3 +43,39 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ProcessLock:
+    """Holds a folder for this process alone: children that it starts do not hold it on when it is killed.
+
+    The folder gets an empty file `.writer`. Several locks of one process do not exclude each other.
+
+    Args:
+        folder: must exist.
+        what: is written there, for the message.
+        wait_s: how long a process that is just ending is waited for.
+
+    Raises:
+        StoreError: another process holds the folder.
+    """
+
+    def __init__(self, folder: Path, what: str, *, wait_s: float = 3.0) -> None:
+        self._descriptor = os.open(folder / ".writer", os.O_RDWR | os.O_CREAT, 0o644)
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if time.monotonic() >= end:
+                    self.close()
+                    raise StoreError(
+                        f"another process is writing {what} to {folder}; wait for it, or choose another --out"
+                    ) from None
+                time.sleep(0.1)
+
+    def close(self) -> None:
+        """Let the folder go; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
