@@ -1,7 +1,8 @@
-"""The command line, and one ray for a module."""
+"""The command line, and one ray for all tests."""
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,18 @@ def lines_of() -> Callable[[str], list[dict]]:
     return lambda text: [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def own_ray() -> Iterator[None]:
-    """A ray of this machine, which the calls of a module share."""
+    """A ray of this machine, which all calls share, since it takes long to start."""
     pytest.importorskip("ray")
     from reeltag.scale.cluster import connected, silenced
 
-    with silenced(), connected(None):
-        yield
+    stack = ExitStack()
+    with silenced():
+        stack.enter_context(connected(None))
+    yield
+    with silenced():
+        stack.close()
 
 
 @pytest.fixture

@@ -26,31 +26,32 @@ class Progress:
         self._first_s = self._said_s = time.monotonic()
 
     def begin(self) -> None:
-        """Start the clock: the workers' start is not part of their speed."""
-        self._first_s = time.monotonic()
+        """Start the clock at the first finished video: the workers' start is not part of their speed."""
+        self._first_s = self._said_s = time.monotonic()
+
+    @property
+    def _rate(self) -> float:
+        return (self._done - 1) / max(time.monotonic() - self._first_s, 1e-9)
 
     def advance(self) -> None:
         """Count a video."""
         self._done += 1
         now = time.monotonic()
-        if not self._muted and now - self._said_s >= (_TERMINAL_S if self._terminal else _FILE_S):
+        due = now - self._said_s >= (_TERMINAL_S if self._terminal else _FILE_S)
+        if due and self._done > 1 and not self._muted:
             self._said_s = now
-            rate = self._done / max(now - self._first_s, 1e-9)
-            left = time.strftime("%H:%M:%S", time.gmtime((self._total - self._done) / rate))
-            text = f"{self._done} of {self._total} videos, {rate:.1f} videos/s, {left} left"
+            left_s = (self._total - self._done) / max(self._rate, 1e-9)
+            left = f"{int(left_s // 3600)}:{int(left_s // 60 % 60):02d}:{int(left_s % 60):02d}"
+            text = f"{self._done} of {self._total} videos, {self._rate:.1f} videos/s, {left} left"
             print(f"\r{text:<70}" if self._terminal else text, end="" if self._terminal else "\n", file=self._stream)
             self._stream.flush()
 
     def end(self, workers: int, start_s: float) -> None:
         """Say what it took."""
         seconds = time.monotonic() - self._first_s
-        rate = self._done / max(seconds, 1e-9)
-        text = (
-            f"{self._done} videos by {workers} workers in {seconds:.1f} s, {rate:.1f} videos/s, after {start_s:.1f} s"
-        )
-        print(
-            ("\r" if self._terminal and not self._muted else "") + f"{text} to start ray", file=self._stream, flush=True
-        )
+        took = f"{self._done} videos by {workers} workers in {seconds:.1f} s, {self._rate:.1f} videos/s"
+        start = "\r" if self._terminal and not self._muted else ""
+        print(f"{start}{took}, after {start_s:.1f} s to start ray", file=self._stream, flush=True)
 
 
 def tag_by_ray(job: TagJob, workers: int | None, gpus: float | None, address: str | None) -> bool:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import TextIO
 from reeltag.errors import ReeltagError
 
 # Read by ray when it is loaded. No report of use; a worker without a GPU keeps its environment; without clusters the
-# address of this machine is 127.0.0.1, and every port listens there alone.
+# address of this machine is 127.0.0.1, and every port listens there alone; and what was asked for is not put behind
+# every other program.
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 _STORE_BYTES = 100 << 20  # rows are lines of text
 
 
@@ -69,7 +71,8 @@ def silenced() -> Iterator[TextIO]:
         # A captured standard error, as tests have it, is no descriptor.
         with open(os.dup(kept), "w", encoding="utf-8") as real, open(os.devnull, "w") as null:
             stream = real if _is_descriptor(sys.stderr) else sys.stderr
-            with redirect_stderr(null):
+            with redirect_stderr(null), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", module=r"ray\.")  # of ray's parts about each other
                 yield stream
     finally:
         os.dup2(kept, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 
 from reeltag.errors import ReeltagError
 from reeltag.inference.any_tagger import TaggerCall
+from reeltag.scale.ledger import Ledger
 from reeltag.scale.places import Places, find_places
-from reeltag.scale.worker import Ledger, Worker
+from reeltag.scale.worker import Worker
 from reeltag.store.tag_parts import Stamp
 
 # A block is what ray hands to a worker, and what is tagged again when that dies: one row, up to this number of rows.
@@ -107,7 +107,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _hush() -> None:
-    """Switch off bars, notes and warnings that a person who tags can do nothing about."""
+    """Switch off bars and notes that a person who tags can do nothing about."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -116,4 +116,3 @@ def _hush() -> None:
     context.enable_auto_log_stats = False
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"ray\..*")

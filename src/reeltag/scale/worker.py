@@ -1,11 +1,10 @@
-"""What runs on the machines: workers that hold a model and tag rows, and the ledger of rows that ended a worker."""
+"""What runs on the machines: workers that hold a model and tag rows."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,30 +15,6 @@ from reeltag.inference.any_tagger import TaggerCall, facts_of
 from reeltag.store.tag_parts import stamp_of
 
 MAX_DEATHS = 2
-_UNKNOWN = "a crash while decoding or computing, too little memory, or a kill"
-
-
-class Ledger:
-    """Counts for each row how many workers began it and did not finish; lives in a process of its own."""
-
-    def __init__(self) -> None:
-        self._open: Counter[int] = Counter()
-        self._said: dict[int, str] = {}
-
-    def begin(self, row: int) -> tuple[int, str]:
-        """Return how many workers ended on this row before, and what the last one said of it."""
-        before = self._open[row]
-        self._open[row] += 1
-        return before, self._said.get(row, _UNKNOWN)
-
-    def fails(self, row: int, why: str) -> None:
-        """Note the last words of a worker."""
-        self._said[row] = why
-
-    def end(self, row: int) -> None:
-        """Forget a row that is done."""
-        del self._open[row]
-        self._said.pop(row, None)
 
 
 class Worker:
@@ -50,7 +25,7 @@ class Worker:
         facts: of the model of the machine that called; see `facts_of`.
         device: a torch device.
         top: how many labels to keep, or None.
-        ledger: the handle of a `Ledger`.
+        ledger: the handle of a `reeltag.scale.ledger.Ledger`.
 
     Raises:
         StoreError: the model is not on this machine, or another one is.
