@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,13 +34,14 @@ class Lines:
     def __init__(self, count: int, top: int | None, as_json: bool, parts: TagParts | None) -> None:
         self.all: list[dict[str, Any] | None] = [None] * count
         self._top, self._as_json, self._parts = top, as_json, parts
-        self._printed = 0
+        self._printed, self._stdout = 0, sys.stdout  # which is another one while ray is silenced
 
     def add(self, row: int, line: dict[str, Any]) -> None:
         """Take the line of a video that is known already."""
         self.all[row] = line
         while self._printed < len(self.all) and (now := self.all[self._printed]) is not None:
-            print(json.dumps(now, ensure_ascii=False) if self._as_json else text_of(now, self._top), flush=True)
+            text = json.dumps(now, ensure_ascii=False) if self._as_json else text_of(now, self._top)
+            print(text, file=self._stdout, flush=True)
             self._printed += 1
 
     def finish(self, row: int, stamp: Stamp, line: dict[str, Any]) -> None:
@@ -47,6 +49,11 @@ class Lines:
         if self._parts is not None:
             self._parts.add(stamp, line)
         self.add(row, line)
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether a person sees the lines as they come."""
+        return self._stdout.isatty()
 
     @property
     def whole(self) -> list[dict[str, Any]]:

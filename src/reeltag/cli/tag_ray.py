@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TextIO
 
@@ -19,10 +18,10 @@ class Progress:
     Where results are printed on the same terminal there is none but the last.
     """
 
-    def __init__(self, stream: TextIO, total: int) -> None:
+    def __init__(self, stream: TextIO, total: int, beside_lines: bool) -> None:
         self._stream, self._total, self._done = stream, total, 0
         self._terminal = stream.isatty()
-        self._muted = self._terminal and sys.stdout.isatty()
+        self._muted = self._terminal and beside_lines
         self._first_s = self._said_s = time.monotonic()
 
     def begin(self) -> None:
@@ -81,7 +80,7 @@ def tag_by_ray(job: TagJob, workers: int | None, gpus: float | None, address: st
             begun_s = time.monotonic()
             with silenced() as stderr, connected(address):
                 places = places_of(job.device, workers, gpus)
-                progress = Progress(stderr, len(left))
+                progress = Progress(stderr, len(left), lines.on_terminal)
                 for number, tagged in enumerate(tag_rows(job.call, facts, left, places, job.top)):
                     if not number:
                         start_s = time.monotonic() - begun_s

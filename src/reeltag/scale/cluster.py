@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TextIO
 
@@ -62,7 +62,10 @@ def connected(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def silenced() -> Iterator[TextIO]:
-    """Send what ray and its libraries write to standard error nowhere; yields the real one."""
+    """Send nowhere what ray writes to standard error, and to Python's standard output; yields the real standard error.
+
+    Who prints meanwhile needs a standard output from before.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -71,7 +74,7 @@ def silenced() -> Iterator[TextIO]:
         # A captured standard error, as tests have it, is no descriptor.
         with open(os.dup(kept), "w", encoding="utf-8") as real, open(os.devnull, "w") as null:
             stream = real if _is_descriptor(sys.stderr) else sys.stderr
-            with redirect_stderr(null), warnings.catch_warnings():
+            with redirect_stderr(null), redirect_stdout(null), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"ray\.")  # of ray's parts about each other
                 yield stream
     finally:
