@@ -46,6 +46,7 @@ HOMES = {
     "fastapi": {"serve"},
     "starlette": {"serve"},
     "uvicorn": {"serve"},
+    "ray": {"scale"},
     "python_multipart": {"serve"},
 }
 FILES = sorted(ROOT.rglob("*.py"))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from reeltag.cli.console import AsJson, Device
-
-if TYPE_CHECKING:
-    from reeltag.inference.timeline import Timeline
 
 Seconds = float | None
 
@@ -46,50 +42,45 @@ def tag(
         str | None, typer.Option(help="For a model on features: where the model that makes them lies now.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the tags of all videos to this parquet file.")] = None,
+    engine: Annotated[str, typer.Option(help="local: here, one by one; ray: by many workers and machines.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(help="With ray: workers, each with the model; one a GPU, else one for two cores.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="With ray: GPUs of a worker, or a share of one; 0 for none.")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="With ray: the cluster, as `ray start --head` prints it; a fresh one here if none."),
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Print the labels of each video, best first; an unreadable video is named and the others go on.
 
-    With --timeline, --out tags.parquet also writes the scores of all windows to tags.timeline.parquet.
+    With --timeline, --out tags.parquet also writes the scores of all windows to tags.timeline.parquet. With --out and
+    neither --timeline nor --explain, the same command goes on where it was ended.
 
     Example: reeltag tag runs/first holiday/ clip.mp4 --top 5 --json
     """
     from reeltag.cli.tag_answers import Answers, check_flags
-    from reeltag.errors import ReeltagError
-    from reeltag.inference.ensemble_tagger import EnsembleTagger
-    from reeltag.inference.predict import Tagger, find_videos
+    from reeltag.cli.tag_job import TagJob, check_engine
+    from reeltag.inference.any_tagger import TaggerCall
 
     seconds = {"window_s": window_s, "hop_s": hop_s, "min_s": min_s, "gap_s": gap_s}
     check_flags(seconds, "--timeline", given=timeline)
     check_flags({"explain_out": explain_out, "explain_method": explain_method}, "--explain", given=explain)
+    on_ray = {"workers": workers, "gpus_per_worker": gpus_per_worker, "ray_address": ray_address}
+    check_flags(on_ray, "--engine ray", given=engine == "ray")
+    check_engine(engine, {"--timeline": timeline, "--explain": explain})
     folder = explain_out or (out.parent if out is not None else Path()) / "explain"
     answers = Answers(seconds if timeline else None, folder if explain else None, explain_method, seed, top)
-    tagger: Tagger | EnsembleTagger
-    if model.endswith(".json"):
-        tagger = EnsembleTagger.from_file(model, device=device, checkpoint=checkpoint, extractor=extractor)
+    job = TagJob(TaggerCall(model, checkpoint, extractor), inputs, device, top, out, as_json)
+    if engine == "ray":
+        from reeltag.cli.tag_ray import tag_by_ray
+
+        failed = tag_by_ray(job, workers, gpus_per_worker, ray_address)
     else:
-        tagger = Tagger.from_pretrained(model, device=device, checkpoint=checkpoint, extractor=extractor)
-    videos = find_videos(inputs, sounds="audio" in tagger.takes)
-    if not videos:
-        raise ReeltagError(f"no video found in {', '.join(map(str, inputs))}; give files, folders or a manifest")
-    lines: list[dict[str, Any]] = []
-    timelines: list[Timeline] = []
-    for video in videos:
-        answer = answers.of(tagger, video)
-        lines.append(answer.line)
-        timelines += [] if answer.timeline is None else [answer.timeline]
-        text = json.dumps(answer.line, ensure_ascii=False) if as_json else f"{video}: {answer.text}"
-        print(text, flush=True)
-    if out is not None:
-        _write(out, lines, timelines, timeline)
-    if any("error" in line for line in lines):
+        failed = job.here(answers, over_time=timeline, parts=not (timeline or explain))
+    if failed:
         raise typer.Exit(1)
-
-
-def _write(out: Path, lines: list[dict[str, Any]], timelines: list[Timeline], over_time: bool) -> None:
-    from reeltag.inference.tag_table import write_tags, write_timelines
-
-    write_tags(out, lines)
-    if over_time:
-        write_timelines(out.with_suffix(".timeline.parquet"), timelines)

@@ -25,12 +25,10 @@ class Answer:
 
     Attributes:
         line: for `--json`.
-        text: for people, without the name of the file.
         timeline: where it was asked for, and the file could be read.
     """
 
     line: dict[str, Any]
-    text: str
     timeline: Timeline | None = None
 
 
@@ -75,31 +73,19 @@ class Answers:
         try:
             if self._seconds is None:
                 tags = tagger(video)
-                line, text = tags.to_dict(self._top), self._text(tags)
+                line = tags.to_dict(self._top)
             else:
                 over = timeline(
                     tagger, video, window_s=self._seconds["window_s"], hop_s=self._seconds["hop_s"], rule=self._rule
                 )
                 tags = over.tags
-                line, text = over.to_dict(self._top), self._text(tags) + self._when(over)
+                line = over.to_dict(self._top)
             if self._pages is not None:
                 page, reasons = self._explained(tagger, video, tags)
-                line, text = {**line, "explanation": reasons, "page": str(page)}, f"{text}\n  why: {page}"
-            return Answer(line, text, over)
+                line = {**line, "explanation": reasons, "page": str(page)}
+            return Answer(line, over)
         except MediaError as error:
-            line = {"video": str(video), "error": {"reason": error.reason, "message": error.detail}}
-            return Answer(line, f"unreadable: {error.reason}: {error.detail}")
-
-    def _text(self, tags: Tags) -> str:
-        marks = {True: "*", False: ""}
-        rows = tags.to_dict(self._top or _SHOWN)["labels"]
-        return "  ".join(f"{row['label']}{marks[row['present']]} {row['score']:.2f}" for row in rows)
-
-    def _when(self, over: Timeline) -> str:
-        segments = over.to_dict(self._top)["timeline"]["segments"]
-        return "".join(
-            f"\n  {row['start_s']:9.2f} - {row['end_s']:9.2f} s  {row['label']} {row['score']:.2f}" for row in segments
-        )
+            return Answer({"video": str(video), "error": {"reason": error.reason, "message": error.detail}})
 
     def _explained(self, tagger: Tagger | EnsembleTagger, video: Path, tags: Tags) -> tuple[Path, list[dict[str, Any]]]:
         from reeltag.report.explanation import write_explanation
@@ -118,6 +104,20 @@ class Answers:
             name, number = f"{video.name}-{number}.html", number + 1
         self._names.add(name)
         return name
+
+
+def text_of(line: Mapping[str, Any], top: int | None) -> str:
+    """Return a line for people; `top` is how many labels it keeps, by default five."""
+    if "error" in line:
+        return f"{line['video']}: unreadable: {line['error']['reason']}: {line['error']['message']}"
+    marks = {True: "*", False: ""}
+    rows = line["labels"][: top or _SHOWN]
+    text = "  ".join(f"{row['label']}{marks[row['present']]} {row['score']:.2f}" for row in rows)
+    for row in line.get("timeline", {}).get("segments", []):
+        text += f"\n  {row['start_s']:9.2f} - {row['end_s']:9.2f} s  {row['label']} {row['score']:.2f}"
+    if "page" in line:
+        text += f"\n  why: {line['page']}"
+    return f"{line['video']}: {text}"
 
 
 def check_flags(flags: Mapping[str, Any], owner: str, *, given: bool) -> None:
