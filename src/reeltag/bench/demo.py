@@ -35,7 +35,7 @@ class Size:
     tail: float
 
 
-QUICK = Size(train=160, val=60, test=60, recipes={"rgb": "demo/quick", "audio": "demo/sound_mini"}, tail=1.0)
+QUICK = Size(train=160, val=40, test=60, recipes={"rgb": "demo/quick", "audio": "demo/sound_mini"}, tail=1.0)
 FULL = Size(
     train=2000,
     val=200,
