@@ -71,6 +71,13 @@ def test_greedy_adds_the_best_member_again_and_again():
     assert asked[3:6] == [(2, 0, 0), (1, 1, 0), (1, 0, 1)]
 
 
+def test_greedy_takes_all_alike_where_the_metric_is_not_defined(tmp_path):
+    nobody = [(name, _with(own, np.zeros_like(own.targets))) for name, own in drawn(20, [1.0, 0.5])]
+    made = fit_ensemble(nobody, method="greedy")  # no label has a positive
+    assert [member.weight for member in made.members] == [1, 1]
+    made.write(tmp_path / "e.json")
+
+
 def test_greedy_leaves_out_members_that_know_nothing():
     members = drawn(600, [1.0, 0.9, 0.0, 0.0, 0.0])
     made = fit_ensemble(members, method="greedy")

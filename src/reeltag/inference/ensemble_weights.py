@@ -56,7 +56,7 @@ def greedy_weights(measure: Callable[[Array], float], num_members: int) -> tuple
         num_members: M.
     """
     counts = np.zeros(num_members)
-    best, kept = -np.inf, counts
+    best, kept = -np.inf, np.ones(num_members)  # all alike where the metric is not defined
     for _ in range(ROUNDS):
         values = [measure(counts + one) for one in np.eye(num_members)]
         counts = counts + np.eye(num_members)[int(np.argmax(values))]

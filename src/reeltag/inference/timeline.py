@@ -83,8 +83,8 @@ def timeline(
         MediaError: the file cannot be read, or has nothing of what the model takes.
         ReeltagError: a window or hop that is not allowed.
     """
-    if window_s is not None:
-        check_windows(window_s, hop_s)  # before the file is opened
+    if window_s is not None or hop_s is not None:  # before the file is opened; its window may be longer than the hop
+        check_windows(window_s if window_s is not None else max(hop_s or 0.0, DEFAULT_WINDOW_S), hop_s)
     with open_media(video) as media:
         chosen_s = natural_window_s(tagger, media.fps) if window_s is None else window_s
         run = _Pass(tagger, media, str(video), chosen_s, hop_s)
